@@ -1,0 +1,1 @@
+"""The only Ray code, and the command line that composes everything."""

@@ -1,0 +1,1 @@
+"""Load generation and measurement from outside: benchmarks, peers to compare with, simulation."""

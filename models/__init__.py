@@ -1,0 +1,1 @@
+"""Everything that makes, measures or opens a model artifact."""

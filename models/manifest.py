@@ -1,0 +1,205 @@
+"""The family contract: what a family of variants promises, as written in its `family.json`.
+
+A family is one model that callers name, and the compressed variants that can answer for it. The
+manifest is the only thing the maker of variants and the server of variants share, so it is strict:
+unknown keys, wrong types and contradictions are refused when it is read, never met while serving.
+
+Host-dependent facts (how long a batch takes *here*) are not in the manifest: they are a
+`LatencyProfile`, measured on the host that serves and cached there.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MANIFEST_NAME = "family.json"
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "BF16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+"""Tensor datatypes of the Open Inference Protocol v2."""
+
+Prefer = Literal["accuracy", "latency", "energy"]
+"""What a request wants most of the variants its budget allows."""
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveMs = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be trusted: the message says which fact is wrong and where."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TensorSpec(_Strict):
+    """Name, datatype and shape of one input or output. A dimension of -1 is free.
+
+    The first axis is the batch axis when it is -1: rows of different requests may share a batch.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    datatype: Datatype
+    shape: tuple[int, ...]
+    labels: tuple[str, ...] | None = None
+    """Names of the classes along the last axis, for outputs that hold one score a class."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(dim != -1 and dim < 1 for dim in self.shape):
+            raise ValueError(f"tensor '{self.name}': each dimension of {list(self.shape)} must be -1 or >= 1")
+        if self.labels is not None and (not self.shape or self.shape[-1] != len(self.labels)):
+            raise ValueError(
+                f"tensor '{self.name}': {len(self.labels)} labels for a last dimension of "
+                f"{self.shape[-1] if self.shape else 'none'}"
+            )
+        return self
+
+
+class Budget(_Strict):
+    """What one request allows. Also the default of a family, for requests that do not say."""
+
+    latency_ms: PositiveMs = 1000.0
+    """Time from the receipt of the request to its answer, milliseconds."""
+    min_accuracy: Fraction | None = None
+    max_energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Most energy that answering the whole request may cost, millijoules."""
+    prefer: Prefer = "accuracy"
+
+
+class Evidence(_Strict):
+    """How the accuracy of a variant was measured, so that anyone can measure it again."""
+
+    metric: str
+    dataset: str
+    samples: Annotated[int, Field(ge=1)]
+    command: str
+
+
+class Variant(_Strict):
+    """One ONNX file that can answer for its family."""
+
+    name: Name
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    """Name of the file beside the manifest: never a path."""
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=1)]
+    accuracy: Fraction | None = None
+    """None when nobody measured it: such a variant cannot promise a `min_accuracy`."""
+    evidence: Evidence | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """How the variant was made: for people and for reproduction, never read while serving."""
+
+
+class Family(_Strict):
+    """One model and the variants that answer for it."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Version = "1"
+    description: str = ""
+    license: str = ""
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    default_budget: Budget = Budget()
+    max_batch_rows: Annotated[int, Field(ge=1, le=65536)] = 256
+    """Most rows one batch, and so one request, may hold."""
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _require_unique("input", [spec.name for spec in self.inputs])
+        _require_unique("output", [spec.name for spec in self.outputs])
+        _require_unique("variant", [variant.name for variant in self.variants])
+        known = [variant.accuracy is not None for variant in self.variants]
+        if any(known) and not all(known):
+            unknown = [variant.name for variant in self.variants if variant.accuracy is None]
+            raise ValueError(f"accuracy is known for some variants but not for {unknown}: measure all or none")
+        return self
+
+    @property
+    def batchable(self) -> bool:
+        """Whether rows of different requests may share a batch: every tensor has a free first axis."""
+        return all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name; `KeyError` when there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """The manifest's text, as `family.json` holds it."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+
+
+class LatencyProfile(_Strict):
+    """Measured service time of one variant on one host, one batch at a time a worker.
+
+    `rows[i]` rows take `seconds[i]` (median). Energy is an estimate unless its source says otherwise.
+    """
+
+    rows: Annotated[tuple[int, ...], Field(min_length=1)]
+    seconds: Annotated[tuple[float, ...], Field(min_length=1)]
+    energy_mj_per_row: Annotated[float, Field(ge=0)] = 0.0
+    """Millijoules one row costs at batch 1."""
+    energy_source: Literal["none", "estimate", "rapl"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.rows) != len(self.seconds):
+            raise ValueError(f"{len(self.rows)} batch sizes but {len(self.seconds)} durations")
+        if any(a >= b for a, b in zip((0, *self.rows), self.rows, strict=False)):
+            raise ValueError(f"batch sizes must be positive and rise: {list(self.rows)}")
+        if any(not 0 < s < float("inf") for s in self.seconds):
+            raise ValueError(f"durations must be positive and finite: {list(self.seconds)}")
+        return self
+
+
+def read_manifest(path: Path) -> Family:
+    """Read and check a manifest.
+
+    Raises `ManifestError` naming the file and each wrong field.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read: {error}") from error
+    try:
+        # Through JSON mode, so that lists become tuples while types stay strict.
+        return Family.model_validate_json(text)
+    except ValidationError as error:
+        raise ManifestError(f"{path}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """One line a person can act on: each wrong field and what was expected of it."""
+    parts = []
+    for item in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(step) for step in item["loc"]) or "manifest"
+        parts.append(f"{where}: {re.sub(r'^Value error, ', '', item['msg'])}")
+    return "; ".join(parts)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_unique(kind: str, names: list[str]) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{kind} names must be unique: {sorted(twice)}")

@@ -1,0 +1,1 @@
+"""The gateway: an asyncio shell and the wire around the decisions of `serving.core`."""

@@ -1,0 +1,1 @@
+"""HTTP: the listener, the guarded protocol, the lean inference route and the FastAPI pages."""
