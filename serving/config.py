@@ -1,0 +1,286 @@
+"""All settings: one frozen object, read once from a TOML file and the environment, strict.
+
+Precedence, lowest first: the defaults here, the TOML file, environment variables, command-line options.
+An environment variable is GEARSHIFT_SECTION__KEY, for example GEARSHIFT_SERVER__HTTP_PORT=8080. A name
+that is not a setting stops the start, with the nearest right name.
+"""
+
+import difflib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.manifest import describe
+
+ENV_PREFIX = "GEARSHIFT_"
+NOT_SETTINGS = frozenset({"GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST"})
+"""Variables with our prefix that other tools of the project read."""
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=1024)]
+
+
+class ConfigError(ValueError):
+    """The settings cannot be used; the message names each wrong one and what was expected."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSettings(_Section):
+    """Where the gateway listens."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback by default: there is no authentication."""
+    http_port: Port = 8000
+    """Port of the inference API. 0 picks a free one."""
+    metrics_port: Port = 8002
+    """Port of the Prometheus page, right for all replicas of the node. 0 picks a free one."""
+    backlog: Annotated[int, Field(ge=1, le=65535)] = 1024
+    """Connections the kernel may hold that no replica has accepted yet."""
+    drain_s: Seconds = 10.0
+    """Most time that accepted requests get to finish after a stop was asked for, seconds."""
+    tls_certfile: Path | None = None
+    """PEM certificate chain; with `tls_keyfile` the API speaks HTTPS."""
+    tls_keyfile: Path | None = None
+    """PEM private key of `tls_certfile`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tls_certfile is None) != (self.tls_keyfile is None):
+            raise ValueError("tls_certfile and tls_keyfile go together")
+        return self
+
+
+class EngineSettings(_Section):
+    """What runs the gateway and the models."""
+
+    kind: Literal["ray", "inprocess"] = "ray"
+    """`ray`: replicas under Ray Serve. `inprocess`: the same composition in this process."""
+    topology: Literal["colocated", "split"] = "colocated"
+    """`colocated`: models run inside the gateway replicas. `split`: in worker replicas of their own."""
+    replicas: Annotated[int, Field(ge=1, le=256)] = 1
+    """Gateway replicas."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Batches that run at the same time: threads of a colocated replica, worker replicas in split.
+    0: the usable cores, shared between colocated replicas."""
+    runtime_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"gearshift-{os.getuid()}")
+    """Sockets, metric files and state of the running server on this node."""
+
+
+class ModelSettings(_Section):
+    """What is served."""
+
+    repository: Path | None = None
+    """Folder of families, NAME/VERSION/family.json. Default: the demo family."""
+    versions: Literal["latest", "all"] = "latest"
+    """Which versions of a family are loaded. A request that names none gets the latest."""
+    cache_dir: Path = Field(default_factory=lambda: _cache_home() / "gearshift" / "profiles")
+    """Where measured profiles are kept between starts."""
+    watts_per_core: Annotated[float, Field(ge=0)] = 10.0
+    """Power one busy core draws, watts: turns processor time into the energy estimate. 0: no estimate."""
+
+
+class LimitSettings(_Section):
+    """What one client may ask of the gateway."""
+
+    max_json_bytes: Bytes = 8 * 1024 * 1024
+    """Largest JSON part of a request: parsed JSON takes many times its size."""
+    max_binary_bytes: Bytes = 64 * 1024 * 1024
+    """Largest request body, also after decompression."""
+    max_queue_bytes: Bytes = 256 * 1024 * 1024
+    """Most input bytes waiting in one model's queue."""
+    allow_nan: bool = False
+    """Whether binary float inputs may hold NaN or infinity (JSON cannot)."""
+    max_connections: Annotated[int, Field(ge=1)] = 1024
+    """Open connections a replica; more wait in the backlog."""
+    max_header_bytes: Bytes = 16 * 1024
+    """Request line and headers together."""
+    max_headers: Annotated[int, Field(ge=4)] = 100
+    """Header lines of one request."""
+    header_timeout_s: Seconds = 5.0
+    """From the first byte of a request, or the start of a fresh connection, to the end of its headers."""
+    body_timeout_s: Seconds = 30.0
+    """From the end of the headers to the end of the body."""
+    idle_timeout_s: Seconds = 60.0
+    """A connection between two requests."""
+    write_timeout_s: Seconds = 30.0
+    """A client that does not read its answer."""
+
+
+class SchedulerSettings(_Section):
+    """How variants and batches are chosen."""
+
+    policy: Literal["look-ahead"] = "look-ahead"
+    """The rule that picks variant and batch."""
+    utilization: Share = 0.8
+    """Share of future worker time the policy counts on; the rest absorbs bursts."""
+    min_success: Share = 0.3
+    """A request whose best chance to be met is below this is dropped at once."""
+    plan_quantile: Share = 0.9
+    """Share of batches that must be as fast as admission assumes."""
+    energy_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Accuracy worth giving up to save one millijoule a row."""
+
+
+class LogSettings(_Section):
+    """What is written, and how."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: console on a terminal, else JSON."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity written."""
+
+
+class Settings(_Section):
+    """Every setting of Gearshift."""
+
+    server: ServerSettings = ServerSettings()
+    engine: EngineSettings = EngineSettings()
+    models: ModelSettings = ModelSettings()
+    limits: LimitSettings = LimitSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    log: LogSettings = LogSettings()
+
+    def thread_workers(self) -> int:
+        """Worker threads of one colocated replica."""
+        if self.engine.workers:
+            return self.engine.workers
+        return max(1, usable_cores() // self.engine.replicas)
+
+    def worker_replicas(self) -> int:
+        """Worker replicas of the split topology."""
+        return self.engine.workers or usable_cores()
+
+
+def load_settings(
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """The settings of this process. `overrides` (section -> key -> value) win; values of None are left out.
+
+    The file defaults to $GEARSHIFT_CONFIG. Raises `ConfigError`.
+    """
+    environ = os.environ if environ is None else environ
+    if file is None and "GEARSHIFT_CONFIG" in environ:
+        file = Path(environ["GEARSHIFT_CONFIG"])
+    values: dict[str, Any] = {}
+    for layer in (_from_file(file), _from_environment(environ), overrides or {}):
+        _merge(values, layer)
+    _refuse_unknown(values)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"settings: {describe(error)}") from error
+
+
+def usable_cores() -> int:
+    """Whole cores this process may use: its affinity, cut by the cgroup's quota. At least 1."""
+    cores = len(os.sched_getaffinity(0))
+    quota = cgroup_cores()
+    return max(1, min(cores, int(quota)) if quota else cores)
+
+
+def cgroup_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores the cgroup's processor quota allows (v2, else v1); None where there is no quota."""
+    try:
+        quota, period = (root / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)
+
+
+def cgroup_memory_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Memory the cgroup allows (v2, else v1); None where there is no limit below the host's memory."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = (root / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if limit != "max" and int(limit) < psutil.virtual_memory().total:
+            return int(limit)
+    return None
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"settings file {file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings file {file}: not valid TOML: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in environ.items():
+        if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
+            section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+            if not key:
+                raise ConfigError(f"environment variable {name} is not a setting{_nearest(name, _env_names())}")
+            values.setdefault(section, {})[key] = value
+    return values
+
+
+def _merge(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for section, entries in layer.items():
+        if not isinstance(entries, Mapping):
+            raise ConfigError(f"setting '{section}' is not a section{_nearest(section, list(Settings.model_fields))}")
+        present = {key: value for key, value in entries.items() if value is not None}
+        values.setdefault(section, {}).update(present)
+
+
+def _refuse_unknown(values: Mapping[str, Any]) -> None:
+    for section, entries in values.items():
+        field = Settings.model_fields.get(section)
+        if field is None:
+            raise ConfigError(
+                f"there is no settings section '{section}'{_nearest(section, list(Settings.model_fields))}"
+            )
+        known = list(_section_type(section).model_fields)
+        for key in entries:
+            if key not in known:
+                raise ConfigError(f"there is no setting '{section}.{key}'{_nearest(key, known)}")
+
+
+def _section_type(section: str) -> type[_Section]:
+    annotation = Settings.model_fields[section].annotation
+    if not (isinstance(annotation, type) and issubclass(annotation, _Section)):
+        raise TypeError(f"section {section} is not a section type")
+    return annotation
+
+
+def setting_names() -> list[tuple[str, str]]:
+    """Every (section, key), in order: documentation and error messages are made from it."""
+    return [(section, key) for section in Settings.model_fields for key in _section_type(section).model_fields]
+
+
+def _env_names() -> list[str]:
+    return [f"{ENV_PREFIX}{section}__{key}".upper() for section, key in setting_names()]
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

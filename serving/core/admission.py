@@ -1,0 +1,54 @@
+"""The door: take a request only if it, and what is promised already, can still be met."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.core.edf import EdfQueue
+from serving.core.plan import FallbackPlan
+from serving.core.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The request may join the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The request is refused; `retry_after_s` from now it may fare better."""
+
+    cause: Literal["work", "bytes"]
+    retry_after_s: float
+
+
+_ADMITTED = Admitted()
+
+
+def admit(
+    request: Request,
+    now_s: float,
+    *,
+    queue: EdfQueue,
+    plan: FallbackPlan,
+    free_at_s: Sequence[float],
+    overhead_s: float,
+    ratio: float,
+    max_bytes: int,
+) -> Admitted | Rejected:
+    """Whether taking the request lets the cheapest plan keep every promise it could keep without it.
+
+    The queue is bounded by work, not by count: by the seconds of service that the deadlines in it leave.
+    Promises that got lost since they were made (service turned slower) do not speak against a newcomer.
+    """
+    if queue.size_bytes + request.size_bytes > max_bytes:
+        return Rejected("bytes", max(0.0, request.deadline_s - now_s))
+    at = queue.position(request)
+    waiting = queue.requests
+    with_it = [*waiting[:at], request, *waiting[at:]]
+    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s)
+    if missed.count:
+        without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s)
+        if missed.count > without_it.count:
+            return Rejected("work", missed.late_s)
+    return _ADMITTED

@@ -1,0 +1,103 @@
+"""The queue of one model: earliest deadline first, counted in rows and bytes."""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from serving.core.request import Eligibility, Request
+
+_Key = tuple[float, int, int]
+
+
+class EdfQueue:
+    """Requests in the order of their deadlines; equals by priority, then by arrival.
+
+    A sorted list: inserting is one memory move, which for the few thousand entries a deadline
+    lets a queue hold is faster than any tree, and the head of the order is a plain slice.
+    """
+
+    def __init__(self) -> None:
+        self._keys: list[_Key] = []
+        self._requests: list[Request] = []
+        self._key_of: dict[Request, _Key] = {}
+        self._classes: Counter[tuple[Eligibility, object]] = Counter()
+        self._serial = 0
+        self.rows = 0
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests)
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._key_of
+
+    @property
+    def head(self) -> Request:
+        """The request with the earliest deadline; `IndexError` when the queue is empty."""
+        return self._requests[0]
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests in order. The queue's own list: read it, do not change it."""
+        return self._requests
+
+    @property
+    def uniform(self) -> bool:
+        """Whether any request may share a batch with any other on the same variants."""
+        return len(self._classes) <= 1
+
+    def position(self, request: Request) -> int:
+        """Where a request not yet in the queue would stand: how many go before it."""
+        return bisect_left(self._keys, (request.deadline_s, request.priority, self._serial + 1))
+
+    def push(self, request: Request) -> None:
+        """Add a request that is not in the queue."""
+        self._serial += 1
+        key = (request.deadline_s, request.priority, self._serial)
+        if not self._keys or key > self._keys[-1]:
+            self._keys.append(key)
+            self._requests.append(request)
+        else:
+            at = bisect_left(self._keys, key)
+            insort(self._keys, key)
+            self._requests.insert(at, request)
+        self._key_of[request] = key
+        self._classes[request.eligibility, request.group] += 1
+        self.rows += request.rows
+        self.size_bytes += request.size_bytes
+
+    def remove(self, request: Request) -> bool:
+        """Take a request out wherever it stands; False when it is not here (any more)."""
+        key = self._key_of.pop(request, None)
+        if key is None:
+            return False
+        at = bisect_left(self._keys, key)
+        del self._keys[at]
+        del self._requests[at]
+        self._forget(request)
+        return True
+
+    def take(self, requests: Iterable[Request]) -> None:
+        """Take out requests that are all here; a run from the head costs one slice."""
+        taken = list(requests)
+        count = len(taken)
+        if taken == self._requests[:count]:
+            del self._keys[:count]
+            del self._requests[:count]
+            for request in taken:
+                del self._key_of[request]
+                self._forget(request)
+            return
+        for request in taken:
+            self.remove(request)
+
+    def _forget(self, request: Request) -> None:
+        kind = (request.eligibility, request.group)
+        self._classes[kind] -= 1
+        if not self._classes[kind]:
+            del self._classes[kind]
+        self.rows -= request.rows
+        self.size_bytes -= request.size_bytes

@@ -1,0 +1,65 @@
+"""What the scheduler may know of variants and workers at the moment it decides."""
+
+from dataclasses import dataclass
+
+from models.manifest import Family, LatencyProfile
+from serving.core.latency import LatencyModel, LatencyTable
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """One variant as the scheduler sees it. Variants of a family are indexed in manifest order."""
+
+    index: int
+    name: str
+    known_accuracy: float | None
+    table: LatencyTable
+    knee_rows: int
+    """Largest batch worth forming: beyond it a batch only grows slower."""
+    energy_mj_per_row: float = 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """The measured accuracy; 1 where nobody measured it, so that answering still has worth."""
+        return 1.0 if self.known_accuracy is None else self.known_accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSnapshot:
+    """The workers at one instant, and what is believed of the load to come."""
+
+    idle: int
+    """Batches that may be dispatched right now."""
+    free_at_s: tuple[float, ...]
+    """When each worker is predicted to be free, rising; an idle one is free now or earlier."""
+    arrival_rate: float = 0.0
+    """Rows expected a second."""
+    horizon_s: float = 0.1
+    """How far ahead capacity is weighed: about one latency budget."""
+    overhead_s: float = 0.0
+    """Time an answer spends in the gateway besides the queue and the model."""
+
+
+def view_variants(family: Family, profiles: dict[str, LatencyProfile]) -> tuple[VariantView, ...]:
+    """The scheduler's view of a family on this host. `profiles` has one entry a variant."""
+    views = []
+    for index, variant in enumerate(family.variants):
+        profile = profiles[variant.name]
+        table = LatencyTable(profile.rows, profile.seconds)
+        knee = min(table.knee_rows, family.max_batch_rows) if family.batchable else 1
+        views.append(
+            VariantView(
+                index=index,
+                name=variant.name,
+                known_accuracy=variant.accuracy,
+                table=table,
+                knee_rows=knee,
+                energy_mj_per_row=profile.energy_mj_per_row,
+            )
+        )
+    return tuple(views)
+
+
+def latency_model(variants: tuple[VariantView, ...]) -> LatencyModel:
+    """A fresh latency model over the tables of these variants."""
+    return LatencyModel([variant.table for variant in variants])

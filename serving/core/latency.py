@@ -1,0 +1,126 @@
+"""How long a batch will take: the measured table, corrected by what is seen while serving.
+
+Three parts, from slow to fast: an isotonic table by batch size for each variant, seeded by calibration;
+one slowdown shared by all variants (the host is busy, the clock throttles: it hits everything alike, as in
+ALERT, ATC'20); and the pooled ratios of observed to predicted time of the last batches, which give the
+quantiles. A straight line a + b*n is not enough: caches and thread pools bend it.
+"""
+
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Sequence
+from math import exp, log
+
+SLOWDOWN_WEIGHT = 0.1
+"""Weight of the newest batch in the slowdown: about the last ten batches count."""
+RATIO_CLIP = 2.0
+"""A batch beyond this ratio is a stall: it shows in the quantiles and must not bend the mean."""
+RESIDUALS = 200
+"""Batches whose residual ratio is kept."""
+PRIOR_RESIDUALS = (0.95, 0.98, 1.0, 1.0, 1.0, 1.02, 1.05, 1.1, 1.15, 1.25)
+"""Believed until batches have been seen: calibration noise on a shared two-core host."""
+
+
+class LatencyTable:
+    """Service time in seconds by rows, never falling with more rows.
+
+    Interpolates between the measured sizes and goes on with the last slope beyond them.
+    """
+
+    __slots__ = ("_seconds", "_slope_s", "knee_rows", "rows")
+
+    def __init__(self, rows: Sequence[int], seconds: Sequence[float], *, knee_tolerance: float = 0.03) -> None:
+        """`rows` rise; `seconds[i]` is the time of `rows[i]` rows.
+
+        The knee is the smallest batch whose throughput is within `knee_tolerance` of the best.
+        """
+        self.rows = tuple(rows)
+        smooth = isotonic(seconds)
+        self._seconds = _dense(self.rows, smooth)
+        last, before = (-1, -2) if len(self.rows) > 1 else (-1, -1)
+        span = self.rows[last] - self.rows[before]
+        per_row_s = smooth[-1] / self.rows[-1]
+        self._slope_s = max((smooth[last] - smooth[before]) / span, per_row_s * 0.5) if span else per_row_s
+        best = max(n / s for n, s in zip(self.rows, smooth, strict=True))
+        self.knee_rows = next(n for n, s in zip(self.rows, smooth, strict=True) if n / s >= best * (1 - knee_tolerance))
+
+    def seconds(self, rows: int) -> float:
+        """Time of a batch of `rows` (>= 1) rows."""
+        known = len(self._seconds)
+        if rows <= known:
+            return self._seconds[rows - 1]
+        return self._seconds[-1] + (rows - known) * self._slope_s
+
+    def least_seconds_per_row(self, within_s: float) -> float:
+        """Least worker-seconds a row can cost in a batch that takes no longer than `within_s`.
+
+        A batch of one is always allowed: a variant slower than the limit keeps its real price.
+        """
+        best = self._seconds[0]
+        for rows in self.rows:
+            took_s = self._seconds[rows - 1]
+            if took_s <= within_s:
+                best = min(best, took_s / rows)
+        return best
+
+
+class LatencyModel:
+    """Predicted service times of the variants of one family. Deterministic; times in seconds."""
+
+    def __init__(self, tables: Sequence[LatencyTable], prior_residuals: Sequence[float] = PRIOR_RESIDUALS) -> None:
+        """`prior_residuals` (at least one) are believed until `RESIDUALS` batches have displaced them."""
+        self.tables = tuple(tables)
+        self.slowdown = 1.0
+        self._log_slowdown = 0.0
+        self._recent: deque[float] = deque(prior_residuals, maxlen=RESIDUALS)
+        self._sorted: list[float] = sorted(prior_residuals)
+
+    def mean_s(self, variant: int, rows: int) -> float:
+        """Expected time of a batch, seconds."""
+        return self.tables[variant].seconds(rows) * self.slowdown
+
+    def quantile_ratio(self, quantile: float) -> float:
+        """What `mean_s` is multiplied by to hold with probability `quantile`, 0 < quantile <= 1."""
+        return self._sorted[min(len(self._sorted) - 1, int(quantile * len(self._sorted)))]
+
+    def met_probability(self, expected_s: float, slack_s: float) -> float:
+        """Probability that a batch expected to take `expected_s` is done within `slack_s`."""
+        if slack_s <= 0:
+            return 0.0
+        # A hair of tolerance: a prediction that is exact must not fail on the last bit of a float.
+        return bisect_right(self._sorted, slack_s / expected_s + 1e-9) / len(self._sorted)
+
+    def observe(self, variant: int, rows: int, seconds: float) -> float:
+        """Learn from one finished batch; returns observed / predicted as it was before learning."""
+        ratio = seconds / self.mean_s(variant, rows)
+        clipped = min(max(ratio, 1 / RATIO_CLIP), RATIO_CLIP)
+        self._log_slowdown += SLOWDOWN_WEIGHT * log(clipped)
+        self.slowdown = exp(self._log_slowdown)
+        if len(self._recent) == RESIDUALS:
+            del self._sorted[bisect_right(self._sorted, self._recent[0]) - 1]
+        self._recent.append(ratio)
+        insort(self._sorted, ratio)
+        return ratio
+
+
+def isotonic(values: Sequence[float]) -> list[float]:
+    """Nearest non-falling sequence in least squares (pool adjacent violators; Ayer et al., 1955)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        mean, size = value, 1
+        while blocks and blocks[-1][0] > mean:
+            other, count = blocks.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        blocks.append((mean, size))
+    return [mean for mean, size in blocks for _ in range(size)]
+
+
+def _dense(rows: tuple[int, ...], seconds: list[float]) -> list[float]:
+    """One entry a row count from 1 to the largest measured, linear in between."""
+    dense: list[float] = []
+    at, at_s = rows[0], seconds[0]
+    dense.extend([at_s] * at)  # below the smallest measured size nothing is known to be faster
+    for n, s in zip(rows[1:], seconds[1:], strict=True):
+        dense.extend(at_s + (s - at_s) * step / (n - at) for step in range(1, n - at + 1))
+        at, at_s = n, s
+    return dense

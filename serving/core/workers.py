@@ -1,0 +1,75 @@
+"""Which workers run how much, and when each is predicted to be free."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Worker:
+    free_at_s: float = 0.0
+    expected_s: deque[float] = field(default_factory=deque)
+    """Predicted service times of the batches in flight; the first one is running."""
+
+
+class Workers:
+    """The workers of one pool as the dispatcher books them. Each runs one batch at a time.
+
+    With a depth of 2 a worker may hold a second batch that starts when the first is done, which hides the
+    time a batch spends on its way.
+    """
+
+    def __init__(self, count: int, depth: int = 1) -> None:
+        """`count` workers (>= 1) with at most `depth` batches each in flight."""
+        self._workers = [_Worker() for _ in range(count)]
+        self._depth = depth
+        self.in_flight = 0
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def idle(self) -> int:
+        """Batches that may be dispatched now."""
+        return len(self._workers) * self._depth - self.in_flight
+
+    @property
+    def busy(self) -> int:
+        """Workers that run a batch."""
+        return sum(1 for worker in self._workers if worker.expected_s)
+
+    def free_at_s(self, now_s: float) -> tuple[float, ...]:
+        """When each worker is predicted to be free, never in the past; first the one to get the next batch.
+
+        A batch that takes longer than predicted is expected to end any moment now.
+        """
+        times = [max(now_s, worker.free_at_s) if worker.expected_s else now_s for worker in self._workers]
+        if self.idle:
+            first = self._next(now_s)
+            times[0], times[first] = times[first], times[0]
+        else:
+            times.sort()
+        return tuple(times)
+
+    def start(self, now_s: float, expected_s: float) -> int:
+        """Book a batch on the worker that can start it first; returns that worker's number."""
+        number = self._next(now_s)
+        worker = self._workers[number]
+        begin_s = max(now_s, worker.free_at_s) if worker.expected_s else now_s
+        worker.free_at_s = begin_s + expected_s
+        worker.expected_s.append(expected_s)
+        self.in_flight += 1
+        return number
+
+    def finish(self, number: int, now_s: float) -> None:
+        """The batch that ran on this worker has ended; a second one starts now."""
+        worker = self._workers[number]
+        worker.expected_s.popleft()
+        worker.free_at_s = now_s + sum(worker.expected_s)
+        self.in_flight -= 1
+
+    def _next(self, now_s: float) -> int:
+        open_to_more = [i for i, worker in enumerate(self._workers) if len(worker.expected_s) < self._depth]
+        return min(
+            open_to_more,
+            key=lambda i: max(now_s, self._workers[i].free_at_s) if self._workers[i].expected_s else now_s,
+        )

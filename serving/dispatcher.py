@@ -1,0 +1,204 @@
+"""The asyncio driver of the schedulers: wakes on arrivals, free workers and timers; runs what they decide."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving.codec.merge import BatchError, merge, split
+from serving.core.admission import Admitted, Rejected
+from serving.core.errors import Expired, GearshiftError, InputRefusedByModel, InternalError, Unavailable
+from serving.core.request import Request
+from serving.core.scheduler import Dispatch, Expire, Wait
+from serving.core.workers import Workers
+from serving.lane import Lane
+from serving.ports import Clock, ExecutionError, ModelFailed, Tensors, VariantBackend, WorkerLost
+
+PATIENCE_S = 5.0
+"""How long past every deadline in it a batch may run before its worker counts as lost."""
+MIN_TIMER_S = 0.0005
+
+log = logging.getLogger("gearshift.dispatcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request's part of a batch."""
+
+    outputs: Tensors
+    variant: int
+    batch_rows: int
+    started_s: float
+    """When its batch was dispatched."""
+    compute_s: float
+    predicted_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """What waits for an answer: the payload of a `Request`."""
+
+    inputs: Tensors
+    future: asyncio.Future[Answer]
+
+
+class Dispatcher:
+    """Lanes on one side, workers on the other; every admitted request gets exactly one end."""
+
+    def __init__(self, backend: VariantBackend, lanes: Sequence[Lane], clock: Clock) -> None:
+        """Must be made inside the event loop that will run it."""
+        self._backend = backend
+        self._lanes = tuple(lanes)
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self.workers = Workers(backend.workers, backend.depth)
+        self._pump_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: dict[asyncio.Task[None], float] = {}
+        self.busy_s = 0.0
+
+    def submit(self, lane: Lane, request: Request) -> Admitted | Rejected:
+        """Offer a request; when it is admitted its future will be settled."""
+        now_s = self._clock()
+        verdict = lane.scheduler.offer(request, now_s, self.workers.free_at_s(now_s))
+        if isinstance(verdict, Admitted):
+            self._wake()
+        return verdict
+
+    def cancel(self, lane: Lane, request: Request) -> None:
+        """The caller of an admitted request went away."""
+        lane.scheduler.cancel(request)
+
+    def oldest_batch_s(self) -> float:
+        """Age of the batch that has been running longest; 0 when none is."""
+        return max((self._clock() - started_s for started_s in self._batches.values()), default=0.0)
+
+    async def close(self) -> None:
+        """Give up on what is queued and in flight; every request still waiting is told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = list(self._batches)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in self._lanes:
+            waiting = tuple(lane.scheduler.queue)
+            lane.scheduler.queue.take(waiting)
+            _fail(waiting, Unavailable("the server stopped before the request was answered"))
+
+    def _wake(self) -> None:
+        """Decide once the events at hand are handled: requests that arrive together can share a batch."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Let the schedulers decide until none has anything to do now; then sleep until the next moment."""
+        self._pump_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake_at_s = float("inf")
+        for lane in self._by_urgency():
+            wake_at_s = min(wake_at_s, self._serve(lane))
+        if wake_at_s < float("inf"):
+            self._timer = self._loop.call_later(max(wake_at_s - self._clock(), MIN_TIMER_S), self._pump)
+
+    def _by_urgency(self) -> Sequence[Lane]:
+        waiting = [lane for lane in self._lanes if lane.scheduler.queue]
+        waiting.sort(key=lambda lane: lane.scheduler.queue.head.deadline_s)
+        return waiting
+
+    def _serve(self, lane: Lane) -> float:
+        """Carry out one lane's decisions; returns when it wants to be asked again."""
+        while True:
+            now_s = self._clock()
+            decision = lane.scheduler.decide(now_s, self.workers.idle, self.workers.free_at_s(now_s))
+            match decision:
+                case Dispatch():
+                    self._start(lane, decision, now_s)
+                case Expire(requests):
+                    _fail(requests, Expired("the deadline could no longer be met: nothing was executed"))
+                case Wait(until_s):
+                    return until_s
+
+    def _start(self, lane: Lane, batch: Dispatch, now_s: float) -> None:
+        worker = self.workers.start(now_s, batch.expected_s)
+        # A clean context: a batch belongs to all its requests, so it must not inherit (and be cancelled
+        # with) the context of the one whose arrival happened to start it.
+        task = self._loop.create_task(self._run(lane, batch, worker, now_s), context=contextvars.Context())
+        self._batches[task] = now_s
+
+    async def _run(self, lane: Lane, batch: Dispatch, worker: int, started_s: float) -> None:
+        """One batch: merge, run, free the worker, split, answer."""
+        requests = batch.requests
+        try:
+            await self._execute(lane, batch, requests, started_s)
+        except ModelFailed as error:
+            await self._execute_alone(lane, batch, error)
+        except ExecutionError as error:
+            log.warning("batch lost: %s", error, extra={"model": lane.key, "rows": batch.rows})
+            _fail(requests, Unavailable("the worker was lost before it answered; the request may be sent again"))
+        except asyncio.CancelledError:
+            _fail(requests, Unavailable("the server stopped before the request was answered"))
+            raise
+        except Exception:
+            log.exception("batch failed", extra={"model": lane.key, "rows": batch.rows})
+            _fail(requests, InternalError("internal error"))
+        finally:
+            now_s = self._clock()
+            self.busy_s += now_s - started_s
+            self.workers.finish(worker, now_s)
+            del self._batches[asyncio.current_task()]  # type: ignore[arg-type]  # inside a task there is one
+            self._pump()
+
+    async def _execute(self, lane: Lane, batch: Dispatch, requests: Sequence[Request], started_s: float) -> None:
+        rows = [request.rows for request in requests]
+        total = sum(rows)
+        variant = lane.variants[batch.variant]
+        inputs = merge([request.payload.inputs for request in requests])
+        patience_s = max(request.deadline_s for request in requests) - started_s
+        try:
+            async with asyncio.timeout(max(patience_s, batch.expected_s) + PATIENCE_S):
+                execution = await self._backend.run(lane.key, variant.name, inputs, patience_s)
+        except TimeoutError as error:
+            raise WorkerLost("no result long after every deadline") from error
+        lane.count_batch(batch.variant, total, execution.compute_s)
+        parts = _split(lane, execution.outputs, rows)
+        for request, outputs in zip(requests, parts, strict=True):
+            answer = Answer(outputs, batch.variant, total, started_s, execution.compute_s, batch.expected_s)
+            pending: Pending = request.payload
+            if not pending.future.done():
+                pending.future.set_result(answer)
+
+    async def _execute_alone(self, lane: Lane, batch: Dispatch, error: ModelFailed) -> None:
+        """The model failed on a batch: find whose input it was, so that nobody pays for a neighbour."""
+        for request in batch.requests:
+            try:
+                if len(batch.requests) == 1:
+                    raise error
+                if request.payload.future.done():
+                    continue
+                await self._execute(lane, batch, [request], self._clock())
+            except ModelFailed as refusal:
+                log.info("input refused by the model: %s", refusal, extra={"model": lane.key})
+                _fail([request], InputRefusedByModel("the model could not process this input"))
+            except ExecutionError:
+                _fail([request], Unavailable("the worker was lost before it answered; the request may be sent again"))
+
+
+def _split(lane: Lane, outputs: Tensors, rows: list[int]) -> Sequence[Tensors]:
+    if not lane.family.batchable:
+        return [outputs]
+    try:
+        return split(outputs, rows)
+    except BatchError as error:
+        raise ModelFailed(str(error)) from error
+
+
+def _fail(requests: Sequence[Request], error: GearshiftError) -> None:
+    for request in requests:
+        pending: Pending = request.payload
+        if not pending.future.done():
+            pending.future.set_exception(error)

@@ -1,0 +1,149 @@
+"""What happens to one request: admit, enqueue, decide, run, split, account. No wire in here."""
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+
+from serving.core.admission import Rejected as Refusal
+from serving.core.budget import RequestBudget
+from serving.core.errors import Cancelled, Expired, Infeasible, Rejected, UnknownModel
+from serving.core.outcome import Outcome
+from serving.core.request import Reason, Request
+from serving.dispatcher import Answer, Dispatcher, Pending
+from serving.lane import Done, Lane
+from serving.ports import Clock, Tensors
+
+OnDisconnect = Callable[[Callable[[], None]], None]
+"""Registers what to do when the caller goes away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One inference request, checked and decoded."""
+
+    inputs: Tensors
+    rows: int
+    budget: RequestBudget
+    received_s: float
+    """When its last byte was received, on the gateway's clock."""
+    size_bytes: int = 0
+    group: Hashable = None
+    """Requests of one model share a batch only when this is equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer, and what is worth telling about it."""
+
+    outputs: Tensors
+    variant: str
+    accuracy: float | None
+    batch_rows: int
+    queue_s: float
+    compute_s: float
+    predicted_s: float
+    """Time from receipt to answer that was predicted when the batch was started."""
+    deadline_met: bool
+    reason: Reason
+
+
+class Gateway:
+    """The served models and the walk of a request through them."""
+
+    def __init__(self, lanes: Sequence[Lane], dispatcher: Dispatcher, clock: Clock) -> None:
+        """Lanes of one model are its versions; a call that names none gets the highest."""
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._versions: dict[str, dict[str, Lane]] = {}
+        for lane in sorted(lanes, key=lambda lane: int(lane.family.version)):
+            self._versions.setdefault(lane.family.name, {})[lane.family.version] = lane
+        self._latest = {name: next(reversed(versions.values())) for name, versions in self._versions.items()}
+        self.ready = False
+
+    @property
+    def lanes(self) -> dict[str, dict[str, Lane]]:
+        """Every lane by model name and version, versions rising."""
+        return self._versions
+
+    def lane(self, model: str, version: str | None = None) -> Lane:
+        """The lane of a model. Raises `UnknownModel` with the text that clients of Triton match."""
+        try:
+            return self._latest[model] if version is None else self._versions[model][version]
+        except KeyError:
+            asked = f"'{model[:80]}'" if version is None else f"'{model[:80]}' version {version[:16]}"
+            raise UnknownModel(f"Request for unknown model: {asked} is not found") from None
+
+    async def infer(self, lane: Lane, call: Call, on_disconnect: OnDisconnect | None = None) -> Result:
+        """Answer one call with the best variant its budget allows.
+
+        Exactly one outcome is counted for it. Raises `Infeasible`, `UnknownModel` (a pinned variant),
+        `Rejected`, `Expired`, `Cancelled`, `InputRefusedByModel`, `Unavailable` or `InternalError`.
+        """
+        try:
+            eligibility = lane.eligibility(replace(call.budget, priority=0), call.rows)
+        except (Infeasible, UnknownModel):
+            lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
+            raise
+        pending = Pending(call.inputs, asyncio.get_running_loop().create_future())
+        request = Request(
+            rows=call.rows,
+            arrival_s=call.received_s,
+            deadline_s=call.received_s + call.budget.latency_s,
+            eligibility=eligibility,
+            priority=call.budget.priority,
+            group=call.group,
+            size_bytes=call.size_bytes,
+            payload=pending,
+        )
+        verdict = self._dispatcher.submit(lane, request)
+        if isinstance(verdict, Refusal):
+            lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
+            raise Rejected(
+                "too much work is queued to meet the latency budget: retry later, or allow more time",
+                verdict.retry_after_s,
+            )
+        if on_disconnect is not None:
+            on_disconnect(pending.future.cancel)
+        answer = await self._wait(lane, request, pending)
+        return self._account(lane, request, answer)
+
+    async def _wait(self, lane: Lane, request: Request, pending: Pending) -> Answer:
+        outcome = Outcome.FAILED
+        try:
+            answer = await pending.future
+        except asyncio.CancelledError:
+            self._dispatcher.cancel(lane, request)
+            outcome = Outcome.CANCELLED
+            if pending.future.cancelled():
+                raise Cancelled("the caller went away before the answer") from None
+            raise
+        except Expired:
+            outcome = Outcome.EXPIRED
+            raise
+        else:
+            outcome = Outcome.MET  # or late: counted with the answer
+            return answer
+        finally:
+            if outcome is not Outcome.MET:
+                lane.count_end(outcome, request.rows, self._clock() - request.arrival_s)
+
+    def _account(self, lane: Lane, request: Request, answer: Answer) -> Result:
+        now_s = self._clock()
+        variant = lane.variants[answer.variant]
+        reason = lane.scheduler.explain(request, answer.variant)
+        queue_s = max(0.0, answer.started_s - request.arrival_s)
+        met = now_s <= request.deadline_s
+        lane.scheduler.observe_overhead(now_s - answer.started_s - answer.compute_s)
+        done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
+        lane.count_answer(done, met=met)
+        return Result(
+            outputs=answer.outputs,
+            variant=variant.name,
+            accuracy=variant.known_accuracy,
+            batch_rows=answer.batch_rows,
+            queue_s=queue_s,
+            compute_s=answer.compute_s,
+            predicted_s=queue_s + answer.predicted_s + lane.scheduler.overhead_s,
+            deadline_met=met,
+            reason=reason,
+        )

@@ -1,0 +1,124 @@
+"""One served model: its family, its scheduler, and its place in the metrics."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from models.manifest import Family, LatencyProfile
+from serving.config import SchedulerSettings
+from serving.core.budget import RequestBudget, eligible_variants
+from serving.core.fleet import VariantView, view_variants
+from serving.core.lookahead import LookAhead, LookAheadSettings
+from serving.core.outcome import Outcome
+from serving.core.request import Eligibility, Reason
+from serving.core.scheduler import PolicyFactory, QueueLimits, Scheduler
+from serving.metrics import Counter, Histogram, Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How one request was answered, for its account."""
+
+    rows: int
+    variant: VariantView
+    reason: Reason
+    duration_s: float
+    queue_s: float
+
+
+class Lane:
+    """A model on its way through the gateway, from budget to account."""
+
+    def __init__(
+        self,
+        family: Family,
+        profiles: dict[str, LatencyProfile],
+        settings: SchedulerSettings,
+        max_queue_bytes: int,
+        metrics: Metrics,
+    ) -> None:
+        """`profiles` by variant name."""
+        self.family = family
+        self.profiles = profiles
+        self.key = f"{family.name}/{family.version}"
+        self.variants = view_variants(family, profiles)
+        self.scheduler = Scheduler(
+            self.variants,
+            policy_of(settings),
+            QueueLimits(max_bytes=max_queue_bytes, plan_quantile=settings.plan_quantile),
+        )
+        self.accuracy_known = family.variants[0].accuracy is not None
+        default = family.default_budget
+        self.default_budget = RequestBudget(
+            latency_s=default.latency_ms / 1e3,
+            min_accuracy=default.min_accuracy,
+            max_energy_mj=default.max_energy_mj,
+            prefer=default.prefer,
+        )
+        # Callers repeat their budgets: what one allows is worked out once.
+        self.eligibility = lru_cache(maxsize=4096)(self._eligibility)
+        self._labels = (family.name, family.version)
+        self._metrics = metrics
+        self.decode_s = metrics.counter("gearshift_decode_seconds_total", *self._labels)
+        self.encode_s = metrics.counter("gearshift_encode_seconds_total", *self._labels)
+        self._queue_s = self._histogram("gearshift_queue_duration_seconds")
+        self._error_ratio = self._histogram("gearshift_prediction_error_ratio")
+        self._accuracy = self._counter("gearshift_accuracy_total")
+        for variant in self.variants:
+            self._counter("gearshift_variant_ready", variant.name).value = 1
+
+    def count_answer(self, done: Done, *, met: bool) -> None:
+        """Account for a request that got its answer."""
+        outcome = Outcome.MET if met else Outcome.LATE
+        self._count(outcome, done.rows, done.variant.name, done.duration_s)
+        self._queue_s.observe(done.queue_s)
+        self._counter("gearshift_selection_total", done.variant.name, done.reason).value += 1
+        if met and self.accuracy_known:
+            self._accuracy.value += done.rows * done.variant.accuracy
+
+    def count_end(self, outcome: Outcome, rows: int, duration_s: float) -> None:
+        """Account for a request that ended without an answer."""
+        self._count(outcome, rows, "", duration_s)
+
+    def count_batch(self, variant: int, rows: int, compute_s: float) -> None:
+        """Learn from a finished batch, and account for it."""
+        name = self.variants[variant].name
+        self._error_ratio.observe(self.scheduler.observe(variant, rows, compute_s))
+        self._histogram("gearshift_compute_duration_seconds", name).observe(compute_s)
+        self._histogram("gearshift_batch_rows", name).observe(rows)
+        profile = self.profiles[name]
+        if profile.energy_source != "none":
+            # The profile's price at batch 1 is power times time; the power holds for any batch.
+            watts = profile.energy_mj_per_row / 1e3 / (profile.seconds[0] / profile.rows[0])
+            self._counter("gearshift_energy_joules_total", profile.energy_source).value += watts * compute_s
+
+    def publish_state(self) -> None:
+        """Set the gauges that describe the queue."""
+        queue = self.scheduler.queue
+        self._counter("gearshift_queue_rows").value = queue.rows
+        self._counter("gearshift_queue_bytes").value = queue.size_bytes
+        self._counter("gearshift_slowdown_ratio").value = self.scheduler.latency.slowdown
+
+    def _count(self, outcome: Outcome, rows: int, variant: str, duration_s: float) -> None:
+        self._histogram("gearshift_request_duration_seconds", variant, outcome.value).observe(duration_s)
+        self._counter("gearshift_outcome_total", outcome.value).value += 1
+        self._counter("gearshift_rows_total", outcome.value).value += rows
+
+    def _counter(self, name: str, *labels: str) -> Counter:
+        return self._metrics.counter(name, *self._labels, *labels)
+
+    def _histogram(self, name: str, *labels: str) -> Histogram:
+        return self._metrics.histogram(name, *self._labels, *labels)
+
+    def _eligibility(self, budget: RequestBudget, rows: int) -> Eligibility:
+        return eligible_variants(budget, rows, self.variants, self.family.name)
+
+
+def policy_of(settings: SchedulerSettings) -> PolicyFactory:
+    """The policy the settings name, ready to be given a family."""
+    chosen = LookAheadSettings(
+        utilization=settings.utilization,
+        min_success=settings.min_success,
+        plan_quantile=settings.plan_quantile,
+        energy_weight=settings.energy_weight,
+    )
+    return lambda variants, latency: LookAhead(variants, latency, chosen)

@@ -1,0 +1,95 @@
+"""A `VariantBackend` over sessions in threads of this process: no hop between the queue and the model."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.session import ModelRunError, Session
+from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Job:
+    session: Session
+    inputs: Tensors
+    future: asyncio.Future[Execution]
+    loop: asyncio.AbstractEventLoop
+
+
+class LocalPool:
+    """Worker threads that each run one batch at a time. ONNX Runtime releases the GIL while it computes."""
+
+    depth = 1
+
+    def __init__(self, sessions: Mapping[tuple[str, str], Session], workers: int) -> None:
+        """`sessions` by (model key, variant name), shared by all workers: they are safe to run concurrently."""
+        self.workers = workers
+        self._sessions = dict(sessions)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._pending: set[asyncio.Future[Execution]] = set()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"gearshift-worker-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:  # noqa: ARG002
+        """See `VariantBackend.run`. A thread cannot be interrupted: the budget has no use here."""
+        if self._closed:
+            raise WorkerLost("the worker pool is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Execution] = loop.create_future()
+        self._pending.add(future)
+        try:
+            self._jobs.put(_Job(self._sessions[model, variant], inputs, future, loop))
+            return await future
+        finally:
+            self._pending.discard(future)
+
+    async def close(self) -> None:
+        """See `VariantBackend.close`. A thread in the middle of a batch ends with it."""
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for future in tuple(self._pending):
+            if not future.done():
+                future.set_exception(WorkerLost("the worker pool was closed"))
+        await asyncio.to_thread(self._join)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(CLOSE_TIMEOUT_S)  # a daemon thread stuck in a model must not hold up the exit
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if job.future.cancelled() or self._closed:
+                continue
+            started_s = time.perf_counter()
+            result: Execution | Exception
+            try:
+                outputs = job.session.run(job.inputs)
+                result = Execution(outputs, time.perf_counter() - started_s)
+            except ModelRunError as error:
+                result = ModelFailed(str(error))
+            except Exception as error:  # noqa: BLE001 - a worker must outlive any batch
+                result = WorkerLost(f"{type(error).__name__} in a worker")
+            try:
+                job.loop.call_soon_threadsafe(_settle, job.future, result)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+
+def _settle(future: asyncio.Future[Execution], result: Execution | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(result, Execution):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
