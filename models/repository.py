@@ -57,6 +57,19 @@ class Artifact:
             )
         return content
 
+    def load(self, variant: Variant) -> Session:
+        """A session of a variant whose bytes and whose graph are what the manifest says. Raises `ManifestError`."""
+        try:
+            session = Session(self.read(variant))
+        except ModelLoadError as error:
+            raise ManifestError(f"{self.folder / variant.file}: {error}") from error
+        for kind, promised, found in (
+            ("input", self.family.inputs, session.inputs),
+            ("output", self.family.outputs, session.outputs),
+        ):
+            _require_agreement(f"{self.folder / variant.file}: {kind}", promised, found)
+        return session
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -191,6 +204,27 @@ def _with_labels(outputs: tuple[TensorSpec, ...], labels: tuple[str, ...] | None
             return (*outputs[:index], named, *outputs[index + 1 :])
     shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in outputs)
     raise RepositoryError(f"{len(labels)} labels fit no output; the outputs are {shapes}")
+
+
+def _require_agreement(where: str, promised: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
+    """The graph takes and gives what the manifest promises; it may be freer in its dimensions, not stricter."""
+    graph = {spec.name: spec for spec in found}
+    for spec in promised:
+        other = graph.get(spec.name)
+        if other is None:
+            raise ManifestError(f"{where} '{spec.name}' is not in the graph, which has: {', '.join(graph)}")
+        fits = len(other.shape) == len(spec.shape) and all(
+            theirs in (-1, ours) for theirs, ours in zip(other.shape, spec.shape, strict=True)
+        )
+        if other.datatype != spec.datatype or not fits:
+            raise ManifestError(
+                f"{where} '{spec.name}' is {other.datatype} {list(other.shape)} in the graph, "
+                f"but {spec.datatype} {list(spec.shape)} in the manifest"
+            )
+    if where.endswith("input") and len(graph) > len(promised):
+        raise ManifestError(
+            f"{where}s in the graph that the manifest does not name: {set(graph) - {s.name for s in promised}}"
+        )
 
 
 def _sha256(content: bytes) -> str:

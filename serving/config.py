@@ -32,6 +32,10 @@ class ConfigError(ValueError):
     """The settings cannot be used; the message names each wrong one and what was expected."""
 
 
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -81,7 +85,9 @@ class ModelSettings(_Section):
     """What is served."""
 
     repository: Path | None = None
-    """Folder of families, NAME/VERSION/family.json. Default: the demo family."""
+    """Folder of families, NAME/VERSION/family.json, or one .onnx file. Default: the demo family."""
+    name: str | None = None
+    """What a model served from one .onnx file is called. Default: the file's name."""
     versions: Literal["latest", "all"] = "latest"
     """Which versions of a family are loaded. A request that names none gets the latest."""
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "gearshift" / "profiles")
@@ -144,12 +150,12 @@ class LogSettings(_Section):
 class Settings(_Section):
     """Every setting of Gearshift."""
 
-    server: ServerSettings = ServerSettings()
-    engine: EngineSettings = EngineSettings()
-    models: ModelSettings = ModelSettings()
-    limits: LimitSettings = LimitSettings()
-    scheduler: SchedulerSettings = SchedulerSettings()
-    log: LogSettings = LogSettings()
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
 
     def thread_workers(self) -> int:
         """Worker threads of one colocated replica."""
@@ -280,7 +286,3 @@ def _env_names() -> list[str]:
 def _nearest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(names)}"
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -13,7 +13,7 @@ from serving.dispatcher import Answer, Dispatcher, Pending
 from serving.lane import Done, Lane
 from serving.ports import Clock, Tensors
 
-OnDisconnect = Callable[[Callable[[], None]], None]
+OnDisconnect = Callable[[Callable[[], object]], None]
 """Registers what to do when the caller goes away."""
 
 
@@ -98,10 +98,7 @@ class Gateway:
         verdict = self._dispatcher.submit(lane, request)
         if isinstance(verdict, Refusal):
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
-            raise Rejected(
-                "too much work is queued to meet the latency budget: retry later, or allow more time",
-                verdict.retry_after_s,
-            )
+            raise _refused(verdict, lane, request)
         if on_disconnect is not None:
             on_disconnect(pending.future.cancel)
         answer = await self._wait(lane, request, pending)
@@ -147,3 +144,22 @@ class Gateway:
             deadline_met=met,
             reason=reason,
         )
+
+
+def _refused(verdict: Refusal, lane: Lane, request: Request) -> Rejected | Infeasible:
+    """What to tell a caller who was turned away at the door."""
+    match verdict.cause:
+        case "budget":
+            fastest = lane.variants[request.eligibility.variants[0]]
+            least_s = lane.scheduler.overhead_s + lane.scheduler.latency.mean_s(fastest.index, request.rows)
+            return Infeasible(
+                f"the latency budget is too short for model '{lane.family.name}' on this host now: with its fastest "
+                f"eligible variant '{fastest.name}' an answer takes about {least_s * 1e3:.2g} ms even without a queue"
+            )
+        case "bytes":
+            return Rejected("too many input bytes are queued: retry later", verdict.retry_after_s)
+        case "work":
+            return Rejected(
+                "too much work is queued to meet the latency budget: retry later, or allow more time",
+                verdict.retry_after_s,
+            )

@@ -47,6 +47,8 @@ class Lane:
             QueueLimits(max_bytes=max_queue_bytes, plan_quantile=settings.plan_quantile),
         )
         self.accuracy_known = family.variants[0].accuracy is not None
+        self.free_axes = any(-1 in spec.shape[1:] for spec in family.inputs)
+        """Whether shapes behind the rows may differ between requests, so that not all can share a batch."""
         default = family.default_budget
         self.default_budget = RequestBudget(
             latency_s=default.latency_ms / 1e3,

@@ -174,8 +174,10 @@ class Metrics:
         return bytes(generate_latest(registry))
 
     def collect(self) -> list[Metric]:
-        """The node's metrics, with those derived from sums over all replicas."""
-        self.flush()
+        """The node's metrics as last written, with those derived from sums over all replicas.
+
+        Only reads files, so it may run in a thread beside the loop. This process's own are as old as its last `flush`.
+        """
         _drop_dead_gauges(self._folder)
         families: list[Metric] = list(MultiProcessCollector(None, path=str(self._folder)).collect())
         by_name = {family.name: family for family in families}

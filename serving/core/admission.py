@@ -18,7 +18,8 @@ class Admitted:
 class Rejected:
     """The request is refused; `retry_after_s` from now it may fare better."""
 
-    cause: Literal["work", "bytes"]
+    cause: Literal["work", "bytes", "budget"]
+    """Work ahead; bytes held; or a budget that even an idle gateway could not meet as things go now."""
     retry_after_s: float
 
 
@@ -50,5 +51,6 @@ def admit(
     if missed.count:
         without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s)
         if missed.count > without_it.count:
-            return Rejected("work", missed.late_s)
+            alone = plan.misses([request], now_s, [now_s], ratio=ratio, overhead_s=overhead_s)
+            return Rejected("budget" if alone.count else "work", missed.late_s)
     return _ADMITTED

@@ -17,6 +17,9 @@ RATE_WINDOW_S = 0.5
 HORIZON_WEIGHT = 0.02
 """Weight of the newest request's budget in the horizon."""
 MIN_HORIZON_S = 1e-3
+OVERHEAD_WEIGHT = 0.05
+"""Weight of the newest answer in the overhead: about the last twenty count."""
+OVERHEAD_STEP_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,13 @@ class Scheduler:
         return self.latency.observe(variant, rows, seconds)
 
     def observe_overhead(self, seconds: float) -> None:
-        """Learn what an answer spends in the gateway after its batch."""
-        self.overhead_s += 0.05 * (seconds - self.overhead_s)
+        """Learn what an answer spends in the gateway besides the queue and the model.
+
+        A single stall (a collection, a preemption) may not close the door to tight budgets: what is far
+        above the usual counts as a step above it.
+        """
+        step_s = min(seconds, 2 * self.overhead_s + OVERHEAD_STEP_S) - self.overhead_s
+        self.overhead_s += OVERHEAD_WEIGHT * step_s
 
     def explain(self, request: Request, variant: int) -> Reason:
         """Why `variant` answered `request`."""

@@ -1,0 +1,137 @@
+"""What the gateway tells about a model: metadata, configuration and statistics, as Triton's clients read them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client.metrics_core import Metric
+
+from models.manifest import TensorSpec
+from serving.lane import Lane
+from serving.metrics import stat
+
+PLATFORM = "onnxruntime_onnx"
+
+
+def metadata_of(lane: Lane, versions: list[str]) -> dict[str, Any]:
+    """Open Inference Protocol metadata; the key `gearshift` adds the variants and what they cost on this host."""
+    family = lane.family
+    return {
+        "name": family.name,
+        "versions": versions,
+        "platform": PLATFORM,
+        "inputs": [_tensor(spec) for spec in family.inputs],
+        "outputs": [_tensor(spec) for spec in family.outputs],
+        "gearshift": {
+            "version": family.version,
+            "description": family.description,
+            "license": family.license,
+            "default_budget": family.default_budget.model_dump(mode="json", exclude_none=True),
+            "max_batch_rows": family.max_batch_rows,
+            "slowdown": round(lane.scheduler.latency.slowdown, 4),
+            "labels": {spec.name: list(spec.labels) for spec in family.outputs if spec.labels},
+            "variants": variants_of(lane),
+        },
+    }
+
+
+def variants_of(lane: Lane) -> list[dict[str, Any]]:
+    """Each variant with its accuracy, its size, and its profile on this host."""
+    frontier = frontier_of(lane)
+    described = []
+    for view, variant in zip(lane.variants, lane.family.variants, strict=True):
+        profile = lane.profiles[view.name]
+        entry: dict[str, Any] = {
+            "name": view.name,
+            "accuracy": variant.accuracy,
+            "size_bytes": variant.size_bytes,
+            "sha256": variant.sha256,
+            "on_frontier": view.name in frontier,
+            "knee_rows": view.knee_rows,
+            "ms_at_1": round(view.table.seconds(1) * 1e3, 4),
+            "ms_at_knee": round(view.table.seconds(view.knee_rows) * 1e3, 4),
+            "profile": {"rows": list(profile.rows), "ms": [round(s * 1e3, 4) for s in profile.seconds]},
+        }
+        if profile.energy_source != "none":
+            entry["energy_mj_per_row"] = round(profile.energy_mj_per_row, 4)
+            entry["energy_source"] = profile.energy_source
+        if variant.evidence is not None:
+            entry["evidence"] = variant.evidence.model_dump(mode="json")
+        described.append(entry)
+    return described
+
+
+def frontier_of(lane: Lane) -> set[str]:
+    """Names of the variants that no other beats in accuracy at the same or less time for one row."""
+    kept: set[str] = set()
+    best = -1.0
+    for view in sorted(lane.variants, key=lambda v: (v.table.seconds(1), -v.accuracy)):
+        if view.accuracy > best:
+            kept.add(view.name)
+            best = view.accuracy
+    return kept
+
+
+def config_of(lane: Lane) -> dict[str, Any]:
+    """The model's configuration in Triton's words: with a batch axis, dimensions leave it out."""
+    family = lane.family
+    batch = family.max_batch_rows if family.batchable else 0
+    return {
+        "name": family.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "version_policy": {"specific": {"versions": [int(family.version)]}},
+        "max_batch_size": batch,
+        "input": [_config_tensor(spec, batched=bool(batch)) for spec in family.inputs],
+        "output": [_config_tensor(spec, batched=bool(batch)) for spec in family.outputs],
+        "dynamic_batching": {"preferred_batch_size": sorted({v.knee_rows for v in lane.variants})},
+        "parameters": {},
+    }
+
+
+def statistics_of(lane: Lane, families: Iterable[Metric]) -> dict[str, Any]:
+    """Triton's statistics, added up over all replicas of the node."""
+    families = list(families)
+    own = {"model": lane.family.name, "version": lane.family.version}
+
+    def total(name: str, **labels: str) -> float:
+        return stat(families, name, **own, **labels)
+
+    answered = [total("gearshift_outcome_total", outcome=outcome) for outcome in ("met", "late")]
+    success = int(sum(answered))
+    success_s = sum(total("gearshift_request_duration_seconds_sum", outcome=o) for o in ("met", "late"))
+    failed = int(total("gearshift_outcome_total")) - success
+    failed_s = total("gearshift_request_duration_seconds_sum") - success_s
+    rows = int(sum(total("gearshift_rows_total", outcome=outcome) for outcome in ("met", "late")))
+    batches = int(total("gearshift_compute_duration_seconds_count"))
+    return {
+        "name": lane.family.name,
+        "version": lane.family.version,
+        "last_inference": 0,
+        "inference_count": rows,
+        "execution_count": batches,
+        "inference_stats": {
+            "success": _timed(success, success_s),
+            "fail": _timed(failed, failed_s),
+            "queue": _timed(success, total("gearshift_queue_duration_seconds_sum")),
+            "compute_input": _timed(success, total("gearshift_decode_seconds_total")),
+            "compute_infer": _timed(success, total("gearshift_compute_duration_seconds_sum")),
+            "compute_output": _timed(success, total("gearshift_encode_seconds_total")),
+            "cache_hit": _timed(0, 0.0),
+            "cache_miss": _timed(0, 0.0),
+        },
+        "batch_stats": [],
+    }
+
+
+def _timed(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": int(seconds * 1e9)}
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _config_tensor(spec: TensorSpec, *, batched: bool) -> dict[str, Any]:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    dims = spec.shape[1:] if batched else spec.shape
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": list(dims)}

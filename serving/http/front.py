@@ -1,0 +1,49 @@
+"""The ASGI applications of the two ports."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from serving.http.errors import error_body
+from serving.http.infer import InferRoute, is_inference
+from serving.metrics import CONTENT_TYPE, Metrics
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Front:
+    """The API: inference on its own short way, everything else through FastAPI."""
+
+    def __init__(self, infer: InferRoute, pages: Asgi) -> None:
+        self._infer = infer
+        self._pages = pages
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Route one request."""
+        if is_inference(scope):
+            await self._infer(scope, receive, send)
+        else:
+            await self._pages(scope, receive, send)
+
+
+class MetricsPage:
+    """GET /metrics, for Prometheus."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer with the node's page."""
+        if scope["type"] != "http":
+            return
+        status, kind = 200, CONTENT_TYPE
+        if scope["path"] != "/metrics":
+            status, kind, body = 404, "application/json", error_body("the only path here is /metrics")
+        elif scope["method"] not in ("GET", "HEAD"):
+            status, kind, body = 405, "application/json", error_body("method not allowed on this path")
+        else:
+            self._metrics.flush()
+            body = await asyncio.to_thread(self._metrics.page)
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,0 +1,277 @@
+"""One gateway process: families, workers, queue, listeners. The same composition with Ray and without."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from models.calibrate import Progress, profile_family, random_inputs
+from models.manifest import LatencyProfile
+from models.repository import Artifact
+from models.session import Session
+from serving.catalog import open_catalog
+from serving.codec.limits import CodecLimits
+from serving.config import LimitSettings, ServerSettings, Settings
+from serving.dispatcher import Dispatcher
+from serving.gateway import Gateway
+from serving.http.fdshare import acquire_listener
+from serving.http.front import Front, MetricsPage
+from serving.http.infer import InferRoute
+from serving.http.limits import HttpLimits
+from serving.http.pages import build_pages
+from serving.http.server import DrainSummary, HttpServer
+from serving.lane import Lane
+from serving.local_pool import LocalPool
+from serving.metrics import Metrics
+from serving.ports import ModelFailed, VariantBackend
+
+FLUSH_INTERVAL_S = 0.2
+"""How old this process's numbers may be on the metrics page of another replica."""
+STUCK_AFTER_S = 60.0
+"""A batch that runs this long has hung its worker: the replica calls itself unhealthy."""
+WARM_UP_RUNS = 3
+WARM_UP_BUDGET_S = 30.0
+
+log = logging.getLogger("gearshift.replica")
+
+Profiles = Mapping[str, dict[str, LatencyProfile]]
+"""Profiles by model key, then by variant name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where models run, and how long they take there."""
+
+    backend: VariantBackend
+    profiles: Profiles
+
+
+EngineFactory = Callable[[Settings, Sequence[Artifact], Progress], Awaitable[Engine]]
+
+
+class UnhealthyError(RuntimeError):
+    """The replica should be replaced; the message says why."""
+
+
+async def local_engine(settings: Settings, artifacts: Sequence[Artifact], progress: Progress) -> Engine:
+    """Sessions of every variant in threads of this process."""
+    return await asyncio.to_thread(_local_engine, settings, artifacts, progress)
+
+
+def _local_engine(settings: Settings, artifacts: Sequence[Artifact], progress: Progress) -> Engine:
+    sessions = load_sessions(artifacts, progress)
+    profiles = calibrated(settings, artifacts, sessions, progress)
+    return Engine(LocalPool(sessions, settings.thread_workers()), profiles)
+
+
+def load_sessions(artifacts: Sequence[Artifact], progress: Progress) -> dict[tuple[str, str], Session]:
+    """A session for every variant, by (model key, variant name)."""
+    sessions = {}
+    for artifact in artifacts:
+        for variant in artifact.family.variants:
+            progress(f"loading {artifact.family.name} {variant.name}")
+            sessions[artifact.key, variant.name] = artifact.load(variant)
+    return sessions
+
+
+def calibrated(
+    settings: Settings,
+    artifacts: Sequence[Artifact],
+    sessions: Mapping[tuple[str, str], Session],
+    progress: Progress,
+) -> Profiles:
+    """The profiles of every variant on this host, measured where they are not known yet."""
+    return {
+        artifact.key: profile_family(
+            artifact.family,
+            lambda variant, key=artifact.key: sessions[key, variant.name],  # type: ignore[misc]  # bound per artifact
+            cache_dir=settings.models.cache_dir,
+            watts_per_core=settings.models.watts_per_core,
+            progress=progress,
+        )
+        for artifact in artifacts
+    }
+
+
+async def warm_up(gateway: Gateway, backend: VariantBackend) -> None:
+    """Run every variant on every worker a few times: first runs allocate, and callers should not wait for that."""
+    for versions in gateway.lanes.values():
+        for lane in versions.values():
+            inputs = random_inputs(lane.family.inputs, 1)
+            for variant in lane.variants:
+                for _ in range(WARM_UP_RUNS):
+                    with contextlib.suppress(ModelFailed):  # random inputs need not make sense to every model
+                        runs = [
+                            backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S)
+                            for _ in range(backend.workers)
+                        ]
+                        await asyncio.gather(*runs)
+
+
+class Replica:
+    """A running gateway. Make it with `start`, end it with `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        gateway: Gateway,
+        dispatcher: Dispatcher,
+        engine: Engine,
+        metrics: Metrics,
+        servers: tuple[HttpServer, HttpServer],
+        front: Front,
+    ) -> None:
+        self.gateway = gateway
+        self.front = front
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._engine = engine
+        self._metrics = metrics
+        self._api, self._metrics_server = servers
+        self._beat: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        engine_factory: EngineFactory = local_engine,
+        progress: Progress = lambda _: None,
+    ) -> "Replica":
+        """Load, calibrate, listen. Raises `RepositoryError`, `ManifestError`, or `OSError` for a busy port.
+
+        Must be called in the event loop that is to serve. When it raises, nothing is left behind.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            artifacts = await asyncio.to_thread(open_catalog, settings.models)
+            engine = await engine_factory(settings, artifacts, progress)
+            undo.push_async_callback(engine.backend.close)
+            metrics = Metrics(settings.engine.runtime_dir / "metrics")
+            undo.callback(metrics.close)
+            lanes = [
+                Lane(
+                    artifact.family,
+                    engine.profiles[artifact.key],
+                    settings.scheduler,
+                    settings.limits.max_queue_bytes,
+                    metrics,
+                )
+                for artifact in artifacts
+            ]
+            dispatcher = Dispatcher(engine.backend, lanes, time.monotonic)
+            undo.push_async_callback(dispatcher.close)
+            gateway = Gateway(lanes, dispatcher, time.monotonic)
+            infer = InferRoute(gateway, _codec_limits(settings.limits), metrics, time.monotonic)
+            front = Front(infer, build_pages(gateway, infer, metrics))
+            servers = await cls._listen(settings, front, metrics, undo)
+            replica = cls(settings, gateway, dispatcher, engine, metrics, servers, front)
+            replica._beat = asyncio.create_task(replica._publish())
+            await warm_up(gateway, engine.backend)
+            gateway.ready = True
+            undo.pop_all()
+        return replica
+
+    @staticmethod
+    async def _listen(
+        settings: Settings, front: Front, metrics: Metrics, undo: contextlib.AsyncExitStack
+    ) -> tuple[HttpServer, HttpServer]:
+        limits = _http_limits(settings.limits)
+        servers = []
+        for app, port, tls in (
+            (front, settings.server.http_port, _tls(settings.server)),
+            (MetricsPage(metrics), settings.server.metrics_port, None),
+        ):
+            listening = await asyncio.to_thread(
+                acquire_listener,
+                settings.server.host,
+                port,
+                backlog=settings.server.backlog,
+                rendezvous=settings.engine.runtime_dir / "listen",
+            )
+            server = HttpServer(app, listening, limits, tls=tls)
+            undo.push_async_callback(server.close)
+            await server.start()
+            servers.append(server)
+        return servers[0], servers[1]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the API."""
+        return self._api.address
+
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        """Host and port of the metrics page."""
+        return self._metrics_server.address
+
+    def check(self) -> None:
+        """Raise `UnhealthyError` when this replica should be replaced."""
+        age_s = self._dispatcher.oldest_batch_s()
+        if age_s > STUCK_AFTER_S:
+            raise UnhealthyError(f"a batch has been running for {age_s:.0f} s: a worker hangs")
+        if self._beat is None or self._beat.done():
+            raise UnhealthyError("the replica has stopped")
+
+    async def stop(self) -> DrainSummary:
+        """Drain: not ready any more, finish what was accepted, then let go of everything. Bounded in time."""
+        self.gateway.ready = False
+        summary = await self._api.drain(self._settings.server.drain_s)
+        await self._dispatcher.close()
+        await self._engine.backend.close()
+        if self._beat is not None:
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+        self._metrics.close()
+        await self._metrics_server.close()
+        log.info("stopped", extra={"finished": summary.finished, "aborted": summary.aborted})
+        return summary
+
+    async def _publish(self) -> None:
+        """Keep the gauges and the files of the metrics fresh."""
+        busy_seconds = self._metrics.counter("gearshift_worker_busy_seconds_total")
+        workers = self._metrics.counter("gearshift_workers")
+        busy = self._metrics.counter("gearshift_workers_busy")
+        connections = self._metrics.counter("gearshift_connections")
+        while True:
+            for versions in self.gateway.lanes.values():
+                for lane in versions.values():
+                    lane.publish_state()
+            workers.value = len(self._dispatcher.workers)
+            busy.value = self._dispatcher.workers.busy
+            busy_seconds.value = self._dispatcher.busy_s
+            connections.value = len(self._api.connections)
+            try:
+                self._metrics.flush()
+            except OSError as error:  # a full disk must not end serving; the numbers stay in memory
+                log.warning("metrics cannot be written: %s", error.strerror)
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+
+
+def _codec_limits(limits: LimitSettings) -> CodecLimits:
+    return CodecLimits(
+        max_json_bytes=limits.max_json_bytes,
+        max_binary_bytes=limits.max_binary_bytes,
+        allow_nan=limits.allow_nan,
+    )
+
+
+def _http_limits(limits: LimitSettings) -> HttpLimits:
+    return HttpLimits(
+        max_connections=limits.max_connections,
+        max_header_bytes=limits.max_header_bytes,
+        max_headers=limits.max_headers,
+        header_timeout_s=limits.header_timeout_s,
+        body_timeout_s=limits.body_timeout_s,
+        keep_alive_s=limits.idle_timeout_s,
+        write_timeout_s=limits.write_timeout_s,
+    )
+
+
+def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
+    if settings.tls_certfile is None or settings.tls_keyfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(settings.tls_certfile, settings.tls_keyfile)
+    return context
