@@ -56,6 +56,17 @@ def profile_family(
     return profiles
 
 
+def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) -> dict[str, LatencyProfile] | None:
+    """The profiles this host remembers; None unless it knows every variant."""
+    profiles = {}
+    for variant in family.variants:
+        known = _read(cache_dir / f"{fingerprint(variant)}.json")
+        if known is None:
+            return None
+        profiles[variant.name] = _with_energy(known, watts_per_core)
+    return profiles
+
+
 def measure(session: Session, family: Family, *, within_s: float) -> LatencyProfile:
     """Median service time by batch size with one batch at a time.
 

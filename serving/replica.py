@@ -82,14 +82,17 @@ def calibrated(
     artifacts: Sequence[Artifact],
     sessions: Mapping[tuple[str, str], Session],
     progress: Progress,
+    *,
+    refresh: bool = False,
 ) -> Profiles:
-    """The profiles of every variant on this host, measured where they are not known yet."""
+    """The profiles of every variant on this host, measured where they are not known yet (`refresh`: anew)."""
     return {
         artifact.key: profile_family(
             artifact.family,
             lambda variant, key=artifact.key: sessions[key, variant.name],  # type: ignore[misc]  # bound per artifact
             cache_dir=settings.models.cache_dir,
             watts_per_core=settings.models.watts_per_core,
+            refresh=refresh,
             progress=progress,
         )
         for artifact in artifacts

@@ -71,8 +71,8 @@ def _check_values(where: str, array: Array, wire: WireType, *, allow_nan: bool) 
 
 
 def _texts(where: str, data: memoryview, count: int, limits: CodecLimits) -> Array:
-    if count > limits.max_text_elements:
-        raise PayloadTooLarge(f"{where}: more than {limits.max_text_elements} BYTES elements")
+    if count > limits.max_objects:
+        raise PayloadTooLarge(f"{where}: more than {limits.max_objects} BYTES elements")
     texts: list[bytes] = []
     at, end = 0, len(data)
     for _ in range(count):

@@ -7,6 +7,8 @@ true and false as 1 and 0, and these are seen by their letters before. Only a re
 element by element, to say where it is wrong.
 """
 
+import math
+import re
 import struct
 from itertools import chain
 from typing import Any
@@ -20,7 +22,10 @@ from serving.codec.shapes import show_shape
 from serving.core.errors import InvalidRequest, PayloadTooLarge
 
 _COUNT_FIRST_BYTES = 64 * 1024
-"""Above this the commas are counted before the JSON is parsed: a parsed `0,` takes ten times its length."""
+"""Longer data is parsed only after its form is checked: a parsed `[],` or `{},` takes over twenty times its
+length."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
 _PIECE = 1024
 """Elements checked together while looking for the wrong one."""
@@ -41,13 +46,10 @@ def tensor_from_json(
         raise InvalidRequest(f"{where}: expected data to be an array")
     if count == 0:
         return _empty(where, raw, wire, shape)
-    if wire.kind == "text":
-        if count > limits.max_text_elements:
-            raise PayloadTooLarge(f"{where}: more than {limits.max_text_elements} BYTES elements")
-    elif len(raw) > _COUNT_FIRST_BYTES:
-        given = raw.count(b",") + 1
-        if given != count:
-            raise _wrong_count(where, shape, count, given)
+    if wire.kind == "text" and count > limits.max_objects:
+        raise PayloadTooLarge(f"{where}: more than {limits.max_objects} BYTES elements")
+    if len(raw) > _COUNT_FIRST_BYTES:
+        _check_form(where, raw, wire, shape, count, limits)
     try:
         data = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -61,6 +63,24 @@ def tensor_from_json(
         if array is not None:
             return array.reshape(shape)
     raise _explain(where, data, wire, shape, count)
+
+
+def _check_form(
+    where: str, raw: bytes, wire: WireType, shape: tuple[int, ...], count: int, limits: CodecLimits
+) -> None:
+    """Refuse, by counting characters alone, JSON that cannot be `count` elements, flat or nested like the shape."""
+    form = _STRING.sub(b"", raw) if wire.kind == "text" else raw
+    given = form.count(b",") + 1
+    if given != count:
+        raise _wrong_count(where, shape, count, given)
+    arrays = form.count(b"[")
+    nested = sum(math.prod(shape[:depth]) for depth in range(1, len(shape))) + 1
+    if arrays not in (1, nested) or b"{" in form or b'"' in form:
+        raise InvalidRequest(
+            f"{where}: expected an array, flat or nested like shape {show_shape(shape)}, each element {wire.expects}"
+        )
+    if arrays > limits.max_objects:
+        raise PayloadTooLarge(f"{where}: nested in more than {limits.max_objects} arrays: send the data flat")
 
 
 def _convert(flat: list[Any], raw: bytes, wire: WireType) -> Array | None:

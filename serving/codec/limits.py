@@ -19,8 +19,8 @@ class CodecLimits:
     """Length in JSON of each small section: `parameters`, `outputs`, and a tensor's `shape`."""
     max_text_chars: int = 4096
     """Length of the request id, and of a parameter's text."""
-    max_text_elements: int = 262_144
-    """Elements of one BYTES tensor: each becomes an object of its own."""
+    max_objects: int = 262_144
+    """BYTES elements of one tensor, and arrays its JSON is nested in: each becomes an object of its own."""
     allow_nan: bool = False
     """Whether binary tensors may hold NaN and infinities. Refused by default (`InvalidRequest`): JSON cannot
     hold them, and one NaN row can spoil what a model computes for it without any error."""

@@ -1,11 +1,12 @@
 """What the gateway tells about a model: metadata, configuration and statistics, as Triton's clients read them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
-from models.manifest import TensorSpec
+from models.manifest import Family, LatencyProfile, TensorSpec
+from serving.core.fleet import VariantView
 from serving.lane import Lane
 from serving.metrics import stat
 
@@ -35,11 +36,18 @@ def metadata_of(lane: Lane, versions: list[str]) -> dict[str, Any]:
 
 
 def variants_of(lane: Lane) -> list[dict[str, Any]]:
-    """Each variant with its accuracy, its size, and its profile on this host."""
-    frontier = frontier_of(lane)
+    """Each variant of a lane with its accuracy, its size, and its profile on this host."""
+    return describe_variants(lane.family, lane.variants, lane.profiles)
+
+
+def describe_variants(
+    family: Family, views: Sequence[VariantView], profiles: Mapping[str, LatencyProfile]
+) -> list[dict[str, Any]]:
+    """Each variant with its accuracy, its size, and its profile; in the order of the manifest."""
+    frontier = frontier_of(views)
     described = []
-    for view, variant in zip(lane.variants, lane.family.variants, strict=True):
-        profile = lane.profiles[view.name]
+    for view, variant in zip(views, family.variants, strict=True):
+        profile = profiles[view.name]
         entry: dict[str, Any] = {
             "name": view.name,
             "accuracy": variant.accuracy,
@@ -60,11 +68,11 @@ def variants_of(lane: Lane) -> list[dict[str, Any]]:
     return described
 
 
-def frontier_of(lane: Lane) -> set[str]:
+def frontier_of(views: Sequence[VariantView]) -> set[str]:
     """Names of the variants that no other beats in accuracy at the same or less time for one row."""
     kept: set[str] = set()
     best = -1.0
-    for view in sorted(lane.variants, key=lambda v: (v.table.seconds(1), -v.accuracy)):
+    for view in sorted(views, key=lambda v: (v.table.seconds(1), -v.accuracy)):
         if view.accuracy > best:
             kept.add(view.name)
             best = view.accuracy

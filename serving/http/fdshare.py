@@ -90,14 +90,13 @@ def acquire_listener(host: str, port: int, *, backlog: int = 2048, rendezvous: P
         with _locked(rendezvous, sock.getsockname()[1]):
             return _held(sock, rendezvous)
     with _locked(rendezvous, port):
+        shared = None
         for path in _doorways(rendezvous, port):
-            shared = _ask(path)
             if shared is None:
-                continue
-            if _listens_on(shared, host, port):
-                return _held(shared, rendezvous)
-            shared.close()
-        return _held(_bind(host, port, backlog), rendezvous)
+                shared = _ask_for(path, host, port)
+            else:
+                _tidy(path)
+        return _held(shared or _bind(host, port, backlog), rendezvous)
 
 
 class _Doorway:
@@ -151,6 +150,14 @@ def _held(sock: socket.socket, rendezvous: Path) -> SharedListener:
         raise
 
 
+def _ask_for(path: Path, host: str, port: int) -> socket.socket | None:
+    shared = _ask(path)
+    if shared is None or _listens_on(shared, host, port):
+        return shared
+    shared.close()
+    return None
+
+
 def _ask(path: Path) -> socket.socket | None:
     """The listening socket of the holder behind a doorway; None if it is dead (then tidied up) or does not react."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
@@ -159,7 +166,7 @@ def _ask(path: Path) -> socket.socket | None:
             caller.connect(os.fspath(path))
             if not _same_user(caller):
                 return None
-            _, descriptors, _, _ = socket.recv_fds(caller, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            _, descriptors, _, _ = socket.recv_fds(caller, 1, 1)
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return None
@@ -168,8 +175,21 @@ def _ask(path: Path) -> socket.socket | None:
     if not descriptors:
         return None
     shared = socket.socket(fileno=descriptors[0])
+    shared.set_inheritable(False)
     shared.setblocking(False)
     return shared
+
+
+def _tidy(path: Path) -> None:
+    """Remove a dead holder's doorway, without waiting for a living one."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return
 
 
 def _same_user(peer: socket.socket) -> bool:

@@ -57,7 +57,7 @@ class HttpServer:
         self._tls = tls
         self._config = Config(
             app, interface="asgi3", http=GuardedProtocol, ws="none", lifespan="off",
-            access_log=False, log_config=None, server_header=False, date_header=True,
+            access_log=False, log_config=None, server_header=False, date_header=True, proxy_headers=False,
         )  # fmt: skip
         self._state = ServerState()
         self._guard = Guard(self._limits, clock, self._connection_lost)

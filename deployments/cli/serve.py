@@ -1,0 +1,168 @@
+"""`gearshift serve`: start, tell where to call, drain on Ctrl-C."""
+
+import asyncio
+import json
+import signal
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+import uvloop
+from rich.status import Status
+
+from deployments.cli.common import ConfigOption, err, out, variant_table
+from models.manifest import TensorSpec
+from serving.catalog import open_catalog
+from serving.config import Settings, load_settings
+from serving.http.fdshare import ListenError
+from serving.logs import configure_logs
+from serving.replica import Replica
+
+INLINE_ELEMENTS = 32
+
+
+def serve(
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="One .onnx file to serve as it is. Default: --models.", show_default=False),
+    ] = None,
+    models: Annotated[
+        Path | None,
+        typer.Option("--models", help="Folder of families. Default: the demo family.", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the single file is called.", show_default=False)] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="ray: replicas under Ray Serve. inprocess: no Ray.", show_default="ray")
+    ] = None,
+    topology: Annotated[
+        str | None,
+        typer.Option(help="colocated: models run in the gateway. split: in workers.", show_default="colocated"),
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(help="Gateway replicas.", show_default="1")] = None,
+    workers: Annotated[int | None, typer.Option(help="Batches at the same time.", show_default="one a core")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of the API.", show_default="8000")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.", show_default="8002")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Serve models until Ctrl-C; then finish what was accepted, and leave nothing behind.
+
+    Every option is also a setting (see docs/configuration.md): a TOML file named by --config, or an environment
+    variable such as GEARSHIFT_SERVER__HTTP_PORT=8080.
+    """
+    if model is not None and models is not None:
+        raise typer.BadParameter("give one .onnx file or --models, not both")
+    settings = load_settings(
+        config,
+        overrides={
+            "server": {"host": host, "http_port": http_port, "metrics_port": metrics_port},
+            "engine": {"kind": engine, "topology": topology, "replicas": replicas, "workers": workers},
+            "models": {"repository": model or models, "name": name},
+        },
+    )
+    configure_logs(settings.log)
+    open_catalog(settings.models)  # what cannot be served should fail here, at once, and not in a replica
+    with out.status("starting") as status:
+        if settings.engine.kind == "ray":
+            from deployments.server import run_on_ray  # Ray takes a second to import
+
+            code = run_on_ray(settings, status.update, lambda: _announce(settings, status))
+        else:
+            code = _run_inprocess(settings, status)
+    raise typer.Exit(code)
+
+
+def _run_inprocess(settings: Settings, status: Status) -> int:
+    try:
+        return uvloop.run(_inprocess(settings, status))
+    except ListenError as error:
+        err.print(f"gearshift: {error}", style="red", markup=False)
+        return 1
+
+
+async def _inprocess(settings: Settings, status: Status) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    starting = asyncio.ensure_future(Replica.start(settings, progress=status.update))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return 0
+    replica = await starting
+    await asyncio.to_thread(_announce, settings, status, replica.address, replica.metrics_address)
+    await stopping
+    out.print("draining")
+    summary = await replica.stop()
+    out.print(f"stopped: {summary.finished} requests finished, {summary.aborted} cut")
+    return 0
+
+
+def _announce(
+    settings: Settings,
+    status: Status,
+    api: tuple[str, int] | None = None,
+    metrics: tuple[str, int] | None = None,
+) -> None:
+    """Print where to call and what is served, as the running server itself tells it."""
+    host, port = api or (settings.server.host, settings.server.http_port)
+    metrics_host, metrics_port = metrics or (settings.server.host, settings.server.metrics_port)
+    scheme = "http" if settings.server.tls_certfile is None else "https"
+    url = f"{scheme}://{_reachable(host)}:{port}"
+    with httpx.Client(base_url=url, timeout=10, verify=False) as client:  # noqa: S501 - our own server, just started
+        described = {
+            model["name"]: client.get(f"/v2/models/{model['name']}").raise_for_status().json()
+            for model in client.get("/v2/models").raise_for_status().json()["models"]
+        }
+    status.stop()
+    for name, model in described.items():
+        out.print(variant_table(f"{name} {model['gearshift']['version']}", model["gearshift"]["variants"]))
+        out.print()
+    out.print(f"API      {url}    (documentation: {url}/docs)", highlight=False)
+    out.print(f"metrics  http://{_reachable(metrics_host)}:{metrics_port}/metrics", highlight=False)
+    out.print()
+    for name, model in described.items():
+        out.print(example_call(url, name, model), soft_wrap=True, highlight=False, markup=False)
+    out.print("\nCtrl-C stops it.", style="dim")
+
+
+def example_call(url: str, name: str, model: dict[str, Any]) -> str:
+    """A shell line that calls the model with zeros and works as it stands.
+
+    Small inputs are written out; for large ones Python, which is at hand, writes the request.
+    """
+    specs = [TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in model["inputs"]]
+    shapes = [[1 if dim == -1 else dim for dim in spec.shape] for spec in specs]
+    target = f"{url}/v2/models/{name}/infer"
+    if sum(prod(shape) for shape in shapes) <= INLINE_ELEMENTS:
+        inputs = [
+            {"name": spec.name, "shape": shape, "datatype": spec.datatype, "data": [_zero(spec)] * prod(shape)}
+            for spec, shape in zip(specs, shapes, strict=True)
+        ]
+        return f"curl -s {target} -d '{json.dumps({'inputs': inputs})}'"
+    inputs_code = ", ".join(
+        f'{{"name": "{spec.name}", "shape": {shape}, "datatype": "{spec.datatype}", '
+        f'"data": [{_zero(spec)!r}] * {prod(shape)}}}'.replace("'", '"')
+        for spec, shape in zip(specs, shapes, strict=True)
+    )
+    code = f'import json; print(json.dumps({{"inputs": [{inputs_code}]}}))'
+    return f"python3 -c '{code}' | curl -s {target} -d @-"
+
+
+def _zero(spec: TensorSpec) -> bool | int | str:
+    match spec.datatype:
+        case "BOOL":
+            return False
+        case "BYTES":
+            return "text"
+        case _:
+            return 0
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
