@@ -10,7 +10,7 @@ from serving.core.fleet import VariantView, view_variants
 from serving.core.lookahead import LookAhead, LookAheadSettings
 from serving.core.outcome import Outcome
 from serving.core.request import Eligibility, Reason
-from serving.core.scheduler import PolicyFactory, QueueLimits, Scheduler
+from serving.core.scheduler import PolicyFactory, Scheduler, SchedulerOptions
 from serving.metrics import Counter, Histogram, Metrics
 
 
@@ -35,16 +35,17 @@ class Lane:
         settings: SchedulerSettings,
         max_queue_bytes: int,
         metrics: Metrics,
+        batch_overhead_s: float = 0.0,
     ) -> None:
-        """`profiles` by variant name."""
+        """`profiles` by variant name; `batch_overhead_s` as the backend has it."""
         self.family = family
         self.profiles = profiles
         self.key = f"{family.name}/{family.version}"
-        self.variants = view_variants(family, profiles)
+        self.variants = view_variants(family, profiles, batch_overhead_s)
         self.scheduler = Scheduler(
             self.variants,
             policy_of(settings),
-            QueueLimits(max_bytes=max_queue_bytes, plan_quantile=settings.plan_quantile),
+            SchedulerOptions(max_queue_bytes, settings.plan_quantile, batch_overhead_s),
         )
         self.accuracy_known = family.variants[0].accuracy is not None
         self.free_axes = any(-1 in spec.shape[1:] for spec in family.inputs)

@@ -50,6 +50,11 @@ class VariantBackend(Protocol):
         """Batches worth having in flight a worker: 1, or more where the way there takes time."""
         ...
 
+    @property
+    def batch_overhead_s(self) -> float:
+        """Processor seconds a batch costs on its way, besides the model: what larger batches save."""
+        ...
+
     async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
         """Run one batch of `model` ("name/version") on a variant.
 

@@ -160,6 +160,7 @@ class Replica:
                     settings.scheduler,
                     settings.limits.max_queue_bytes,
                     metrics,
+                    engine.backend.batch_overhead_s,
                 )
                 for artifact in artifacts
             ]

@@ -1,5 +1,6 @@
 """What the scheduler may know of variants and workers at the moment it decides."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.manifest import Family, LatencyProfile
@@ -36,24 +37,30 @@ class FleetSnapshot:
     """Rows expected a second."""
     horizon_s: float = 0.1
     """How far ahead capacity is weighed: about one latency budget."""
+    batch_overhead_s: float = 0.0
+    """Processor time a batch costs besides the model."""
     overhead_s: float = 0.0
     """Time an answer spends in the gateway besides the queue and the model."""
 
 
-def view_variants(family: Family, profiles: dict[str, LatencyProfile]) -> tuple[VariantView, ...]:
-    """The scheduler's view of a family on this host. `profiles` has one entry a variant."""
+def view_variants(
+    family: Family, profiles: Mapping[str, LatencyProfile], batch_overhead_s: float = 0.0
+) -> tuple[VariantView, ...]:
+    """The scheduler's view of a family on this host. `profiles` has one entry a variant.
+
+    `batch_overhead_s` is the processor time a batch costs besides the model: it moves the knees.
+    """
     views = []
     for index, variant in enumerate(family.variants):
         profile = profiles[variant.name]
         table = LatencyTable(profile.rows, profile.seconds)
-        knee = min(table.knee_rows, family.max_batch_rows) if family.batchable else 1
         views.append(
             VariantView(
                 index=index,
                 name=variant.name,
                 known_accuracy=variant.accuracy,
                 table=table,
-                knee_rows=knee,
+                knee_rows=table.knee_rows(batch_overhead_s, family.max_batch_rows if family.batchable else 1),
                 energy_mj_per_row=profile.energy_mj_per_row,
             )
         )

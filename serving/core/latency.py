@@ -17,6 +17,8 @@ RATIO_CLIP = 2.0
 """A batch beyond this ratio is a stall: it shows in the quantiles and must not bend the mean."""
 RESIDUALS = 200
 """Batches whose residual ratio is kept."""
+KNEE_TOLERANCE = 0.05
+"""Throughput given up for the shorter batch: latency is worth a little of it."""
 PRIOR_RESIDUALS = (0.95, 0.98, 1.0, 1.0, 1.0, 1.02, 1.05, 1.1, 1.15, 1.25)
 """Believed until batches have been seen: calibration noise on a shared two-core host."""
 
@@ -27,22 +29,30 @@ class LatencyTable:
     Interpolates between the measured sizes and goes on with the last slope beyond them.
     """
 
-    __slots__ = ("_seconds", "_slope_s", "knee_rows", "rows")
+    __slots__ = ("_seconds", "_slope_s", "rows")
 
-    def __init__(self, rows: Sequence[int], seconds: Sequence[float], *, knee_tolerance: float = 0.03) -> None:
-        """`rows` rise; `seconds[i]` is the time of `rows[i]` rows.
-
-        The knee is the smallest batch whose throughput is within `knee_tolerance` of the best.
-        """
+    def __init__(self, rows: Sequence[int], seconds: Sequence[float]) -> None:
+        """`rows` rise; `seconds[i]` is the time of `rows[i]` rows."""
         self.rows = tuple(rows)
         smooth = isotonic(seconds)
         self._seconds = _dense(self.rows, smooth)
-        last, before = (-1, -2) if len(self.rows) > 1 else (-1, -1)
-        span = self.rows[last] - self.rows[before]
         per_row_s = smooth[-1] / self.rows[-1]
-        self._slope_s = max((smooth[last] - smooth[before]) / span, per_row_s * 0.5) if span else per_row_s
-        best = max(n / s for n, s in zip(self.rows, smooth, strict=True))
-        self.knee_rows = next(n for n, s in zip(self.rows, smooth, strict=True) if n / s >= best * (1 - knee_tolerance))
+        if len(self.rows) > 1:
+            last_s = (smooth[-1] - smooth[-2]) / (self.rows[-1] - self.rows[-2])
+            self._slope_s = max(last_s, per_row_s / 2)  # noise at the end must not make large batches free
+        else:
+            self._slope_s = per_row_s
+
+    def knee_rows(self, batch_overhead_s: float, most: int) -> int:
+        """The smallest batch of at most `most` rows whose throughput is within `KNEE_TOLERANCE` of the best.
+
+        `batch_overhead_s` is what every batch costs besides the model: it makes larger batches pay.
+        """
+        sizes = [size for size in (1 << power for power in range(most.bit_length())) if size < most]
+        sizes.append(most)
+        rates = [size / (self.seconds(size) + batch_overhead_s) for size in sizes]
+        enough = max(rates) * (1 - KNEE_TOLERANCE)
+        return next(size for size, rate in zip(sizes, rates, strict=True) if rate >= enough)
 
     def seconds(self, rows: int) -> float:
         """Time of a batch of `rows` (>= 1) rows."""

@@ -95,13 +95,12 @@ class LookAhead:
         return head.deadline_s - fleet.overhead_s - needed_s
 
     def _candidates(self, queue: EdfQueue, start_s: float, now_s: float, fleet: FleetSnapshot) -> list[_Candidate]:
-        """Every eligible variant with batches of the most rows it can use, half, a quarter, ... one request."""
+        """Every eligible variant with batches from the most rows it can use down to one request."""
         found = []
         for variant in self._variants:
             members = self._members(queue, variant)
             sizes = list(accumulate(request.rows for request in members))
-            count = len(members)
-            while count:
+            for count in _counts(len(members), fleet.idle):
                 rows = sizes[count - 1]
                 expected_s = self._latency.mean_s(variant.index, rows)
                 chosen = members[:count]
@@ -109,7 +108,6 @@ class LookAhead:
                 score += self._later(queue.rows - rows, expected_s, now_s, fleet)
                 score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
                 found.append(_Candidate(variant.index, chosen, rows, expected_s, score))
-                count //= 2
         return found
 
     @staticmethod
@@ -184,7 +182,8 @@ class LookAhead:
         unavoidable: int | None = None
         failed: list[_Candidate] = []
         fallback = self._planned(queue, start_s, ratio, fleet)
-        for candidate in sorted(candidates, key=lambda c: (-c.score, c.expected_s)):
+        share = -(-queue.rows // max(1, fleet.idle))
+        for candidate in sorted(candidates, key=lambda c: _rank(c, share, fleet.batch_overhead_s)):
             if any(c.expected_s <= candidate.expected_s and c.rows >= candidate.rows for c in failed):
                 continue  # takes longer and serves no more than one that failed: fails too
             behind = _without(queue.requests, candidate.members)
@@ -208,6 +207,23 @@ class LookAhead:
         variant = members[0].eligibility.variants[0]
         rows = sum(request.rows for request in members)
         return _Candidate(variant, members, rows, self._latency.mean_s(variant, rows), -inf)
+
+
+def _counts(most: int, idle: int) -> list[int]:
+    """Batch sizes worth a look: all, an even share for each idle worker, and halves down to one request."""
+    counts = {most, -(-most // max(1, idle))} if most else set()
+    half = most // 2
+    while half:
+        counts.add(half)
+        half //= 2
+    return sorted(counts, reverse=True)
+
+
+def _rank(candidate: _Candidate, share: int, batch_overhead_s: float) -> tuple[float, bool, float]:
+    """Order of preference. The score decides; with capacity to spare many batches score alike, and then a batch
+    is not larger than its fair share of the queue over the idle workers, and as cheap a row as that allows."""
+    cost_s = (candidate.expected_s + batch_overhead_s) / candidate.rows
+    return -round(candidate.score, 9), candidate.rows > share, cost_s
 
 
 def _without(requests: Sequence[Request], members: Sequence[Request]) -> Sequence[Request]:

@@ -65,12 +65,15 @@ PolicyFactory = Callable[[tuple[VariantView, ...], LatencyModel], Policy]
 
 
 @dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """What one model's queue may hold, besides the work its deadlines allow."""
+class SchedulerOptions:
+    """What a scheduler assumes of its surroundings."""
 
     max_bytes: int = 256 * 1024 * 1024
+    """Input bytes the queue may hold; work it may hold is bounded by the deadlines."""
     plan_quantile: float = 0.9
     """Share of batches that must be as fast as planned for: room for noise in admission, 0..1."""
+    batch_overhead_s: float = 0.0
+    """Processor time a batch costs besides the model."""
 
 
 class Scheduler:
@@ -80,12 +83,12 @@ class Scheduler:
     """
 
     def __init__(
-        self, variants: tuple[VariantView, ...], policy: PolicyFactory, limits: QueueLimits | None = None
+        self, variants: tuple[VariantView, ...], policy: PolicyFactory, options: SchedulerOptions | None = None
     ) -> None:
         self.variants = variants
         self.latency = latency_model(variants)
         self.queue = EdfQueue()
-        self.limits = limits or QueueLimits()
+        self.options = options or SchedulerOptions()
         self._policy = policy(variants, self.latency)
         self._plan = FallbackPlan(self.latency, [v.knee_rows for v in variants])
         self._rate = 0.0
@@ -103,8 +106,8 @@ class Scheduler:
             plan=self._plan,
             free_at_s=free_at_s,
             overhead_s=self.overhead_s,
-            ratio=self.latency.quantile_ratio(self.limits.plan_quantile),
-            max_bytes=self.limits.max_bytes,
+            ratio=self.latency.quantile_ratio(self.options.plan_quantile),
+            max_bytes=self.options.max_bytes,
         )
         if isinstance(verdict, Admitted):
             self.queue.push(request)
@@ -120,6 +123,7 @@ class Scheduler:
             free_at_s=tuple(free_at_s),
             arrival_rate=self._rate_at(now_s),
             horizon_s=max(self._horizon_s, MIN_HORIZON_S),
+            batch_overhead_s=self.options.batch_overhead_s,
             overhead_s=self.overhead_s,
         )
         decision = self._policy.decide(now_s, self.queue, fleet)
@@ -150,7 +154,9 @@ class Scheduler:
         if variant == choice.best or self.variants[variant].accuracy >= self.variants[choice.best].accuracy:
             return choice.reason
         budget_s = request.deadline_s - request.arrival_s - self.overhead_s
-        safe_s = self.latency.mean_s(choice.best, request.rows) * self.latency.quantile_ratio(self.limits.plan_quantile)
+        safe_s = self.latency.mean_s(choice.best, request.rows) * self.latency.quantile_ratio(
+            self.options.plan_quantile
+        )
         return "load" if safe_s <= budget_s else "budget"
 
     def _count_arrival(self, request: Request, now_s: float) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from serving.http.loadboard import LoadBoard
+
 _LOCK_TIMEOUT_S = 15.0
 _ASK_TIMEOUT_S = 1.0
 _BIND_PATIENCE_S = 1.0  # a killed holder closes its descriptors one after the other
@@ -35,11 +37,16 @@ class ListenError(OSError):
 class SharedListener:
     """A holder's copy of the listening socket, and its doorway."""
 
-    def __init__(self, sock: socket.socket, rendezvous: Path | None) -> None:
+    def __init__(self, sock: socket.socket, rendezvous: Path | None = None) -> None:
         self.sock = sock
         self.host, self.port = sock.getsockname()[:2]
         self._rendezvous = rendezvous
-        self._doorway = None if rendezvous is None else _Doorway(rendezvous, self.port, sock)
+        self._doorway: _Doorway | None = None
+        self.board: LoadBoard | None = None
+        """Where the holders compare how busy they are; None for a socket of this process alone."""
+        if rendezvous is not None:
+            self.board = LoadBoard(rendezvous / f"{self.port}.load")
+            self._doorway = _Doorway(rendezvous, self.port, sock)
 
     def leave(self) -> bool:
         """Close this copy if another process holds one too; False, and nothing done, if this is the last.
@@ -72,6 +79,8 @@ class SharedListener:
         if self._doorway is not None:
             self._doorway.close()
             self._doorway = None
+        if self.board is not None:
+            self.board.close()
         self.sock.close()
 
 
@@ -83,7 +92,7 @@ def acquire_listener(host: str, port: int, *, backlog: int = 2048, rendezvous: P
     Raises `ListenError`.
     """
     if rendezvous is None:
-        return SharedListener(_bind(host, port, backlog), None)
+        return SharedListener(_bind(host, port, backlog))
     _prepare(rendezvous)
     if port == 0:
         sock = _bind(host, port, backlog)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 _BACK_OFF_S = 0.1
+_YIELD_S = 0.001
 
 _logger = logging.getLogger("gearshift.http")
 
@@ -15,8 +16,8 @@ class Listener:
     """Accepts from a listening socket that other processes may share, and leaves the rest of the work to `connect`.
 
     `asyncio` and uvloop accept as many connections as they find: the first of several processes to wake takes them
-    all. One at a time lets each take its share. Above the cap connections wait in the backlog, where other
-    processes may take them.
+    all. Here it is one at a time, and the less busy process goes first. Above the cap connections wait in the
+    backlog, where other processes may take them.
     """
 
     def __init__(
@@ -24,16 +25,23 @@ class Listener:
         sock: socket.socket,
         connect: Callable[[socket.socket], Awaitable[object]],
         has_room: Callable[[int], bool],
+        is_busiest: Callable[[int], bool] = lambda _: False,
     ) -> None:
-        """`connect` turns an accepted socket into a connection; `has_room` is asked with the number not yet made."""
+        """`connect` turns an accepted socket into a connection.
+
+        `has_room` and `is_busiest` (than another process that accepts from the same socket) are asked with the number
+        of connections that are accepted but not yet made.
+        """
         self._sock = sock
         self._connect = connect
         self._has_room = has_room
+        self._is_busiest = is_busiest
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._reading = False
         self._stopped = True
         self._failing = False
+        self._yielded = False
         self._back_off: asyncio.TimerHandle | None = None
         self.accepted = 0
         """Connections accepted so far."""
@@ -85,6 +93,12 @@ class Listener:
             self._loop.remove_reader(self._sock.fileno())
 
     def _accept_one(self) -> None:
+        if not self._yielded and self._is_busiest(len(self._connecting)):
+            # Let a less busy process have it; if none does within a moment, it is ours.
+            self._yielded = True
+            self._wait(_YIELD_S)
+            return
+        self._yielded = False
         self._accept()
         if self.is_full:
             self._pause()
@@ -111,9 +125,12 @@ class Listener:
         if not self._failing:
             self._failing = True
             _logger.warning("cannot accept connections: %s; retrying every %s s", error.strerror, _BACK_OFF_S)
+        self._wait(_BACK_OFF_S)
+
+    def _wait(self, delay_s: float) -> None:
         self._pause()
         if self._back_off is None and not self._stopped:
-            self._back_off = self._loop.call_later(_BACK_OFF_S, self._retry)
+            self._back_off = self._loop.call_later(delay_s, self._retry)
 
     def _retry(self) -> None:
         self._back_off = None

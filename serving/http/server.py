@@ -80,7 +80,7 @@ class HttpServer:
         """Begin to accept."""
         self._config.load()
         self._last_tick_s = self._clock()
-        self._listener = Listener(self._listening.sock, self._connect, self._has_room)
+        self._listener = Listener(self._listening.sock, self._connect, self._has_room, self._is_busiest)
         self._tick()
         self._listener.start()
 
@@ -135,6 +135,8 @@ class HttpServer:
         if listener is None:
             return
         listener.stop()
+        if self._listening.board is not None:
+            self._listening.board.withdraw()
         if await asyncio.to_thread(self._listening.leave):
             return
         # The last holder: nobody else will answer what waits in the backlog.
@@ -161,16 +163,28 @@ class HttpServer:
             await loop.connect_accepted_socket(
                 connection, client, ssl=self._tls, ssl_handshake_timeout=self._limits.header_timeout_s
             )
+        self._post_load()
 
     def _has_room(self, connecting: int) -> bool:
         return len(self._state.connections) + connecting < self._limits.max_connections
 
+    def _is_busiest(self, connecting: int) -> bool:
+        board = self._listening.board
+        return board is not None and board.is_busiest(self._clock(), len(self._state.connections) + connecting)
+
+    def _post_load(self) -> None:
+        board = self._listening.board
+        if board is not None and self._guard.draining_since_s is None:
+            board.post(self._clock(), len(self._state.connections))
+
     def _connection_lost(self) -> None:
+        self._post_load()
         if self._listener is not None:
             self._listener.wake()
 
     def _tick(self) -> None:
         interval_s = self._limits.sweep_interval_s
+        self._post_load()
         now_s = self._clock()
         elapsed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
         date = formatdate(time.time(), usegmt=True).encode()
