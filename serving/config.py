@@ -78,7 +78,7 @@ class EngineSettings(_Section):
     """Batches that run at the same time: threads of a colocated replica, worker replicas in split.
     0: the usable cores, shared between colocated replicas."""
     runtime_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"gearshift-{os.getuid()}")
-    """Sockets, metric files and state of the running server on this node."""
+    """Sockets, metric files and state of the running servers of this node, a folder below it for each port."""
 
 
 class ModelSettings(_Section):
@@ -156,6 +156,11 @@ class Settings(_Section):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this server keeps its sockets, metric files and state while it runs: shared by its replicas."""
+        return self.engine.runtime_dir / str(self.server.http_port)
 
     def thread_workers(self) -> int:
         """Worker threads of one colocated replica."""

@@ -151,7 +151,7 @@ class Replica:
             artifacts = await asyncio.to_thread(open_catalog, settings.models)
             engine = await engine_factory(settings, artifacts, progress)
             undo.push_async_callback(engine.backend.close)
-            metrics = Metrics(settings.engine.runtime_dir / "metrics")
+            metrics = Metrics(settings.run_folder / "metrics")
             undo.callback(metrics.close)
             lanes = [
                 Lane(
@@ -192,7 +192,7 @@ class Replica:
                 settings.server.host,
                 port,
                 backlog=settings.server.backlog,
-                rendezvous=settings.engine.runtime_dir / "listen",
+                rendezvous=settings.run_folder / "listen",
             )
             server = HttpServer(app, listening, limits, tls=tls)
             undo.push_async_callback(server.close)

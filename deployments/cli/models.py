@@ -22,6 +22,7 @@ from serving.catalog import demo_repository
 from serving.config import Settings, load_settings
 from serving.core.fleet import view_variants
 from serving.http.describe import describe_variants
+from serving.local_pool import LocalPool
 
 app = typer.Typer(help="List, show and add model families.", no_args_is_help=True)
 
@@ -122,7 +123,7 @@ def described(artifact: Artifact, profiles: dict[str, LatencyProfile] | None) ->
     """A family as the commands print it; without profiles the times are left out."""
     family = artifact.family
     if profiles is not None:
-        variants = describe_variants(family, view_variants(family, profiles), profiles)
+        variants = describe_variants(family, view_variants(family, profiles, LocalPool.batch_overhead_s), profiles)
     else:
         variants = [
             {"name": v.name, "accuracy": v.accuracy, "size_bytes": v.size_bytes, "sha256": v.sha256}

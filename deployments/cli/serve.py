@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,23 +64,35 @@ def serve(
         },
     )
     configure_logs(settings.log)
+    settings = _with_ports(settings)
     open_catalog(settings.models)  # what cannot be served should fail here, at once, and not in a replica
     with out.status("starting") as status:
-        if settings.engine.kind == "ray":
-            from deployments.server import run_on_ray  # Ray takes a second to import
-
-            code = run_on_ray(settings, status.update, lambda: _announce(settings, status))
-        else:
-            code = _run_inprocess(settings, status)
+        try:
+            code = _run(settings, status)
+        except (ListenError, RuntimeError) as error:
+            status.stop()
+            err.print(f"gearshift: {error}", style="red", markup=False)
+            code = 1
     raise typer.Exit(code)
 
 
-def _run_inprocess(settings: Settings, status: Status) -> int:
-    try:
-        return uvloop.run(_inprocess(settings, status))
-    except ListenError as error:
-        err.print(f"gearshift: {error}", style="red", markup=False)
-        return 1
+def _with_ports(settings: Settings) -> Settings:
+    """Ports of 0 become free ones now: all replicas must agree on them."""
+    chosen = {}
+    for key in ("http_port", "metrics_port"):
+        if getattr(settings.server, key) == 0:
+            with socket.create_server((settings.server.host, 0)) as probe:
+                chosen[key] = probe.getsockname()[1]
+    return settings.model_copy(update={"server": settings.server.model_copy(update=chosen)})
+
+
+def _run(settings: Settings, status: Status) -> int:
+    if settings.engine.kind == "inprocess":
+        code: int = uvloop.run(_inprocess(settings, status))
+        return code
+    from deployments.server import run_on_ray  # Ray takes a second to import
+
+    return run_on_ray(settings, status.update, lambda: _announce(settings, status))
 
 
 async def _inprocess(settings: Settings, status: Status) -> int:

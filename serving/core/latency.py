@@ -17,7 +17,7 @@ RATIO_CLIP = 2.0
 """A batch beyond this ratio is a stall: it shows in the quantiles and must not bend the mean."""
 RESIDUALS = 200
 """Batches whose residual ratio is kept."""
-KNEE_TOLERANCE = 0.05
+KNEE_TOLERANCE = 0.1
 """Throughput given up for the shorter batch: latency is worth a little of it."""
 PRIOR_RESIDUALS = (0.95, 0.98, 1.0, 1.0, 1.0, 1.02, 1.05, 1.1, 1.15, 1.25)
 """Believed until batches have been seen: calibration noise on a shared two-core host."""

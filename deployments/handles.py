@@ -1,0 +1,97 @@
+"""A `VariantBackend` over a Ray Serve handle: one call a batch, to whichever worker has least to do."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import grpc
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from deployments.payload import pack, size_of, unpack
+from deployments.worker import Ran, Refused
+from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
+
+BY_REFERENCE_BYTES = 512 * 1024
+"""Above this a batch goes through shared memory: gRPC copies it, which costs more than the detour."""
+MIN_TIMEOUT_S = 1.0
+"""A worker is not given up on before this, however short the budget: the result may only be late."""
+TIMEOUT_MARGIN_S = 2.0
+TRIES = 2
+
+log = logging.getLogger("gearshift.handles")
+
+_LOST = (RayError, RayServeException, grpc.aio.AioRpcError, asyncio.TimeoutError, ConnectionError)
+
+
+class HandleBackend:
+    """The workers of the split topology, as seen from one gateway replica."""
+
+    depth = 2
+    """One batch runs while the next is on its way: with one in flight a worker idles a third of the time."""
+    batch_overhead_s = 0.001
+    """Packing, the call, and its way back."""
+
+    def __init__(self, handle: Any, workers: int) -> None:
+        """`handle`: a DeploymentHandle of `Worker`; `workers`: its replicas."""
+        self.workers = workers
+        # Both ways are prepared once: options() copies the handle.
+        plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
+        self._direct = handle.options(method_name="run", **plain)
+        self._by_reference = handle.options(method_name="run", _by_reference=True)
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._closed = False
+
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+        """See `VariantBackend.run`. Tried once more on another worker when one is lost and time is left."""
+        give_up_s = time.monotonic() + max(budget_s, MIN_TIMEOUT_S) + TIMEOUT_MARGIN_S
+        packed = pack(inputs)
+        handle = self._direct if size_of(inputs) <= BY_REFERENCE_BYTES else self._by_reference
+        started_s = time.monotonic()
+        for attempt in range(1, TRIES + 1):
+            left_s = budget_s - (time.monotonic() - started_s)
+            try:
+                result = await self._call(handle, (model, variant, packed, left_s), give_up_s)
+            except _LOST as error:
+                # Ray drops a dead replica from its routes, so another try goes elsewhere. Running a batch
+                # twice is harmless, but pointless once every deadline in it has passed.
+                if attempt == TRIES or left_s <= 0 or self._closed or isinstance(error, asyncio.TimeoutError):
+                    raise WorkerLost(type(error).__name__) from error
+                log.warning("worker lost, trying another", extra={"model": model, "error": type(error).__name__})
+                continue
+            if isinstance(result, Refused):
+                raise ModelFailed(result.message)
+            return Execution(unpack(result.outputs), result.compute_s)
+        raise AssertionError("the last try returns or raises")
+
+    async def close(self) -> None:
+        """See `VariantBackend.close`. The workers belong to Ray Serve and go when it stops them."""
+        self._closed = True
+        for call in tuple(self._calls):
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _call(self, handle: Any, arguments: tuple[Any, ...], give_up_s: float) -> Ran | Refused:
+        if self._closed:
+            raise WorkerLost("the backend is closed")
+        response = handle.remote(*arguments)
+        waiting = asyncio.ensure_future(_result(response))
+        self._calls.add(waiting)
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + give_up_s - time.monotonic()):
+                return await waiting
+        except asyncio.CancelledError:
+            if self._closed:
+                raise WorkerLost("the backend was closed") from None
+            raise
+        finally:
+            self._calls.discard(waiting)
+            if not waiting.done():
+                waiting.cancel()
+                response.cancel()
+
+
+async def _result(response: Any) -> Ran | Refused:
+    result: Ran | Refused = await response
+    return result

@@ -1,0 +1,59 @@
+"""`gearshift serve` under Ray: a private cluster, the application on it, and a drain at the end."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from deployments.cluster import ClusterError, Progress, start_cluster
+from deployments.options import configure_environment
+from serving.config import Settings
+
+APPLICATION = "gearshift"
+READY_TIMEOUT_S = 120.0
+STOP_MARGIN_S = 10.0
+
+
+def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], None]) -> int:
+    """Serve until SIGINT or SIGTERM, then drain. Returns the exit code.
+
+    `announce` is called once requests are answered. Raises `ClusterError`.
+    """
+    stop = threading.Event()
+    configure_environment()
+    with _stopping(stop):
+        cluster = start_cluster(settings.run_folder, progress=progress)
+        grace_s = settings.server.drain_s + STOP_MARGIN_S
+        try:
+            if not stop.is_set():
+                from deployments.app import application
+
+                progress("starting the gateway")
+                cluster.deploy(application(settings), name=APPLICATION, timeout_s=READY_TIMEOUT_S, progress=progress)
+                announce()
+            stop.wait()
+            progress("draining")
+        except ClusterError:
+            grace_s = 0.0
+            raise
+        finally:
+            cluster.stop(grace_s)
+    return 0
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM ask for a stop; a second one interrupts whatever still runs."""
+
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
