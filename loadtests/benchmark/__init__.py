@@ -1,0 +1,1 @@
+"""The parts of the comparative benchmark: servers, load, process accounting, results."""

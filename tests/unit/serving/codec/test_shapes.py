@@ -1,0 +1,40 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.codec.shapes import check_datatype, check_rows, check_shape
+from serving.core.errors import InvalidRequest
+
+
+@given(shape=st.lists(st.integers(1, 2**31 - 1), min_size=3, max_size=3))
+def test_products_are_exact(wire: Any, shape: list[int]) -> None:
+    assert check_shape(wire.spec("x", "FP32", (-1, -1, -1)), shape) == shape[0] * shape[1] * shape[2]
+
+
+def test_a_product_that_wraps_around_is_not_zero(wire: Any) -> None:
+    with pytest.raises(InvalidRequest, match="each dimension must be from 0 to"):
+        check_shape(wire.spec("x", "FP32", (-1, -1)), [2**32, 2**32])
+    assert check_shape(wire.spec("x", "FP32", (-1, -1, -1)), [2**30, 2**30, 16]) == 2**64
+
+
+def test_a_scalar_has_one_element(wire: Any) -> None:
+    assert check_shape(wire.spec("x", "FP32", ()), []) == 1
+
+
+def test_datatypes_must_match(wire: Any) -> None:
+    check_datatype(wire.spec("x", "FP32", ()), "FP32")
+    with pytest.raises(InvalidRequest, match="input 'x': expected datatype FP32, got FP64"):
+        check_datatype(wire.spec("x", "FP32", ()), "FP64")
+
+
+def test_rows_are_the_first_axis_of_batchable_families_only(wire: Any) -> None:
+    batchable = wire.family([wire.spec("x", "FP32", (-1, 2))], max_batch_rows=3)
+    assert [check_rows(batchable, [(rows, 2)]) for rows in (1, 3)] == [1, 3]
+    for rows in (0, 4):
+        with pytest.raises(InvalidRequest, match=f"expected 1 to 3 rows .* got {rows}"):
+            check_rows(batchable, [(rows, 2)])
+    lone = wire.family([wire.spec("x", "FP32", (-1, 2))], [wire.spec("y", "FP32", (1,))])
+    assert check_rows(lone, [(0, 2)]) == 1
+    assert check_rows(lone, [(99, 2)]) == 1
