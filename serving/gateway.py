@@ -80,7 +80,9 @@ class Gateway:
         `Rejected`, `Expired`, `Cancelled`, `InputRefusedByModel`, `Unavailable` or `InternalError`.
         """
         try:
-            eligibility = lane.eligibility(replace(call.budget, priority=0), call.rows)
+            # The priority orders requests, it does not change what the budget allows: one cache entry for all.
+            budget = replace(call.budget, priority=0) if call.budget.priority else call.budget
+            eligibility = lane.eligibility(budget, call.rows)
         except (Infeasible, UnknownModel):
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise

@@ -57,6 +57,7 @@ class Lane:
             max_energy_mj=default.max_energy_mj,
             prefer=default.prefer,
         )
+        self._known: dict[tuple[tuple[int, ...], int, Reason], Eligibility] = {}
         # Callers repeat their budgets: what one allows is worked out once.
         self.eligibility = lru_cache(maxsize=4096)(self._eligibility)
         self._labels = (family.name, family.version)
@@ -113,7 +114,8 @@ class Lane:
         return self._metrics.histogram(name, *self._labels, *labels)
 
     def _eligibility(self, budget: RequestBudget, rows: int) -> Eligibility:
-        return eligible_variants(budget, rows, self.variants, self.family.name)
+        found = eligible_variants(budget, rows, self.variants, self.family.name)
+        return self._known.setdefault((found.variants, found.best, found.reason), found)
 
 
 def policy_of(settings: SchedulerSettings) -> PolicyFactory:

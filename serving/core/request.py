@@ -9,9 +9,12 @@ Reason = Literal["most_accurate", "budget", "load", "pinned", "prefer_latency", 
 load made a smaller one the better choice; the caller named it; the caller wanted the fastest, or the most frugal."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Eligibility:
-    """The variants one request's budget allows (at least one), by index, cheapest first."""
+    """The variants one request's budget allows (at least one), by index, cheapest first.
+
+    Compared by identity, which is quick: whoever makes them keeps one object for each content.
+    """
 
     variants: tuple[int, ...]
     best: int
