@@ -10,6 +10,7 @@ from models.repository import Artifact
 from serving.config import Settings
 from serving.logs import configure_logs
 from serving.replica import Engine, Replica, local_engine
+from serving.run_folder import LOGS
 
 
 class GatewayReplica:
@@ -18,7 +19,7 @@ class GatewayReplica:
     async def __init__(self, settings_json: str, workers: Any = None) -> None:  # type: ignore[misc]  # Ray awaits it
         """`workers`: handle of the worker deployment in the split topology."""
         settings = Settings.model_validate_json(settings_json)
-        configure_logs(settings.log)
+        configure_logs(settings.log, settings.run_folder / LOGS)
         factory = local_engine if workers is None else _SplitEngine(workers)
         self._replica = await Replica.start(settings, factory)
 

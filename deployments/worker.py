@@ -11,6 +11,7 @@ from serving.local_pool import LocalPool
 from serving.logs import configure_logs
 from serving.ports import ModelFailed
 from serving.replica import Profiles, calibrated, load_sessions
+from serving.run_folder import LOGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Worker:
 
     async def __init__(self, settings_json: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._settings = Settings.model_validate_json(settings_json)
-        configure_logs(self._settings.log)
+        configure_logs(self._settings.log, self._settings.run_folder / LOGS)
         self._profiles: Profiles = {}
         self._pool = await asyncio.to_thread(self._load)
 

@@ -27,6 +27,7 @@ from serving.lane import Lane
 from serving.local_pool import LocalPool
 from serving.metrics import Metrics
 from serving.ports import ModelFailed, VariantBackend
+from serving.run_folder import LISTEN, METRICS
 
 FLUSH_INTERVAL_S = 0.2
 """How old this process's numbers may be on the metrics page of another replica."""
@@ -151,7 +152,7 @@ class Replica:
             artifacts = await asyncio.to_thread(open_catalog, settings.models)
             engine = await engine_factory(settings, artifacts, progress)
             undo.push_async_callback(engine.backend.close)
-            metrics = Metrics(settings.run_folder / "metrics")
+            metrics = Metrics(settings.run_folder / METRICS)
             undo.callback(metrics.close)
             lanes = [
                 Lane(
@@ -192,7 +193,7 @@ class Replica:
                 settings.server.host,
                 port,
                 backlog=settings.server.backlog,
-                rendezvous=settings.run_folder / "listen",
+                rendezvous=settings.run_folder / LISTEN,
             )
             server = HttpServer(app, listening, limits, tls=tls)
             undo.push_async_callback(server.close)

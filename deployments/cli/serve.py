@@ -20,6 +20,7 @@ from serving.config import Settings, load_settings
 from serving.http.fdshare import ListenError
 from serving.logs import configure_logs
 from serving.replica import Replica
+from serving.run_folder import LOGS, claimed
 
 INLINE_ELEMENTS = 32
 
@@ -87,6 +88,11 @@ def _with_ports(settings: Settings) -> Settings:
 
 
 def _run(settings: Settings, status: Status) -> int:
+    with claimed(settings.run_folder):
+        return _run_engine(settings, status)
+
+
+def _run_engine(settings: Settings, status: Status) -> int:
     if settings.engine.kind == "inprocess":
         code: int = uvloop.run(_inprocess(settings, status))
         return code
@@ -138,6 +144,8 @@ def _announce(
         out.print()
     out.print(f"API      {url}    (documentation: {url}/docs)", highlight=False)
     out.print(f"metrics  http://{_reachable(metrics_host)}:{metrics_port}/metrics", highlight=False)
+    if settings.engine.kind == "ray":
+        out.print(f"logs     {settings.run_folder / LOGS}", highlight=False)
     out.print()
     for name, model in described.items():
         out.print(example_call(url, name, model), soft_wrap=True, highlight=False, markup=False)

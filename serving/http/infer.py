@@ -160,6 +160,11 @@ class InferRoute:
     async def _refuse(self, error: GearshiftError, head: _Head, send: Send) -> None:
         status = status_of(error)
         self._metrics.counter("gearshift_refused_total", str(status)).value += 1
+        # What callers do wrong, or load makes impossible, is counted; a log line each would only add to the load.
+        level = logging.WARNING if status in (500, 503) else logging.DEBUG
+        if log.isEnabledFor(level):
+            request_id = self._request_id(head).decode("latin-1")
+            log.log(level, "refused: %s", error, extra={"request_id": request_id, "status": status})
         body = error_body(str(error))
         headers = [
             (b"content-type", b"application/json"),
