@@ -66,7 +66,7 @@ class GuardedCycle(RequestResponseCycle):
 
     async def send(self, message: "ASGISendEvent") -> None:
         """Send one ASGI message; the head of a response goes out with the first piece of its body."""
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and self.scope["method"] != "HEAD":  # which gets no body
             cast("GentleTransport", self.transport).cork()
         await super().send(message)
 
