@@ -22,6 +22,7 @@ from deployments.options import LOGICAL_CPUS, quiet_loggers, serve_options
 from deployments.processes import end_processes, ray_processes
 
 _POLL_S = 0.05
+_EXIT_GRACE_S = 30.0
 _STOP_MARGIN_S = 2.0
 """Serve's own work in a shutdown, beside the drain of the replicas."""
 _SESSION_PATH_BYTES = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.99")
@@ -43,7 +44,8 @@ class Cluster:
         """Run a Serve application and wait until all its replicas are ready.
 
         A second call with the same name replaces the replicas, also when nothing has changed: Serve gives
-        each call a version of its own. Raises `ClusterError` after `timeout_s`, or with Serve's message
+        each call a version of its own. With `max_surge_percent=100` the new ones are ready before the old
+        ones stop. Raises `ClusterError` after `timeout_s`, or with Serve's message
         when the application cannot start.
         """
         from ray import serve
@@ -62,7 +64,9 @@ class Cluster:
             if overview.status == "RUNNING":
                 return
             if overview.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise ClusterError(f"application {name!r} did not start: {overview.message}")
+                # The application's own message only names the deployment; this one has the exception.
+                why = "\n".join(of.message for of in overview.deployments.values() if of.message)
+                raise ClusterError(f"application {name!r} did not start: {why or overview.message}")
             if time.monotonic() > deadline_s:
                 raise ClusterError(f"application {name!r} is not ready after {timeout_s:g} s ({replicas})")
             if replicas != told:
@@ -122,7 +126,7 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop(0.0 if error else 30.0)
+        self.stop(_EXIT_GRACE_S)
 
 
 def start_cluster(runtime_dir: Path, *, num_cpus: int = LOGICAL_CPUS, progress: Progress) -> Cluster:
@@ -148,7 +152,9 @@ def start_cluster(runtime_dir: Path, *, num_cpus: int = LOGICAL_CPUS, progress: 
         shutil.rmtree(ray_dir, ignore_errors=True)
         ray_dir.mkdir(mode=0o700)
         progress("starting Ray")
-        cluster = Cluster(start_node(ray_dir, num_cpus, progress), ray_dir, lock)
+        with _hang_up_blocked():
+            node = start_node(ray_dir, num_cpus, progress)
+        cluster = Cluster(node, ray_dir, lock)
         try:
             _connect(cluster, progress)
         except BaseException:
@@ -214,3 +220,16 @@ def _kept_handler(number: signal.Signals) -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(number, before)
+
+
+@contextmanager
+def _hang_up_blocked() -> Iterator[None]:
+    """What is started inside ignores SIGHUP; Ray itself does so for SIGINT.
+
+    A terminal sends both to all its processes at once: only the driver may react, and drain first.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
