@@ -62,7 +62,7 @@ class HandleBackend:
                 continue
             if isinstance(result, Refused):
                 raise ModelFailed(result.message)
-            return Execution(unpack(result.outputs), result.compute_s)
+            return Execution(unpack(result.outputs), result.compute_s, result.service_s)
         raise AssertionError("the last try returns or raises")
 
     async def close(self) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from deployments.cluster import ClusterError, Progress, start_cluster
+from deployments.cluster import start_cluster
+from deployments.node import ClusterError, Progress
 from deployments.options import configure_environment
 from serving.config import Settings
 

@@ -20,6 +20,7 @@ class Ran:
 
     outputs: Packed
     compute_s: float
+    service_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Worker:
             execution = await self._pool.run(model, variant, unpack(inputs), budget_s)
         except ModelFailed as error:
             return Refused(str(error))
-        return Ran(pack(execution.outputs), execution.compute_s)
+        return Ran(pack(execution.outputs), execution.compute_s, execution.service_s)
 
     async def check_health(self) -> None:
         """Nothing to check beyond that this runs: a hung model shows as lost batches at the gateways."""

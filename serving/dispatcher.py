@@ -32,6 +32,7 @@ class Answer:
     started_s: float
     """When its batch was dispatched."""
     compute_s: float
+    service_s: float
     predicted_s: float
 
 
@@ -65,6 +66,11 @@ class Dispatcher:
         if isinstance(verdict, Admitted):
             self._wake()
         return verdict
+
+    def turn_away(self, lane: Lane, deadline_s: float) -> Rejected | None:
+        """A refusal for a request that nobody has read yet, in an overload; else None."""
+        now_s = self._clock()
+        return lane.scheduler.turn_away(deadline_s, now_s, self.workers.free_at_s(now_s))
 
     def cancel(self, lane: Lane, request: Request) -> None:
         """The caller of an admitted request went away."""
@@ -164,10 +170,18 @@ class Dispatcher:
                 execution = await self._backend.run(lane.key, variant.name, inputs, patience_s)
         except TimeoutError as error:
             raise WorkerLost("no result long after every deadline") from error
-        lane.count_batch(batch.variant, total, execution.compute_s)
+        lane.count_batch(batch.variant, total, execution, self._clock())
         parts = _split(lane, execution.outputs, rows)
         for request, outputs in zip(requests, parts, strict=True):
-            answer = Answer(outputs, batch.variant, total, started_s, execution.compute_s, batch.expected_s)
+            answer = Answer(
+                outputs=outputs,
+                variant=batch.variant,
+                batch_rows=total,
+                started_s=started_s,
+                compute_s=execution.compute_s,
+                service_s=execution.service_s,
+                predicted_s=batch.expected_s,
+            )
             pending: Pending = request.payload
             if not pending.future.done():
                 pending.future.set_result(answer)

@@ -13,6 +13,8 @@ from serving.dispatcher import Answer, Dispatcher, Pending
 from serving.lane import Done, Lane
 from serving.ports import Clock, Tensors
 
+TOO_MUCH_WORK = "too much work is queued to meet the latency budget: retry later, or allow more time"
+
 OnDisconnect = Callable[[Callable[[], object]], None]
 """Registers what to do when the caller goes away."""
 
@@ -73,6 +75,13 @@ class Gateway:
             asked = f"'{model[:80]}'" if version is None else f"'{model[:80]}' version {version[:16]}"
             raise UnknownModel(f"Request for unknown model: {asked} is not found") from None
 
+    def turn_away(self, lane: Lane, latency_s: float, received_s: float) -> None:
+        """In an overload, refuse a request that is not worth reading. Raises `Rejected`; counts as one row."""
+        refusal = self._dispatcher.turn_away(lane, received_s + latency_s)
+        if refusal is not None:
+            lane.count_end(Outcome.REJECTED, 1, self._clock() - received_s)
+            raise Rejected(TOO_MUCH_WORK, refusal.retry_after_s)
+
     async def infer(self, lane: Lane, call: Call, on_disconnect: OnDisconnect | None = None) -> Result:
         """Answer one call with the best variant its budget allows.
 
@@ -132,7 +141,7 @@ class Gateway:
         reason = lane.scheduler.explain(request, answer.variant)
         queue_s = max(0.0, answer.started_s - request.arrival_s)
         met = now_s <= request.deadline_s
-        lane.scheduler.observe_overhead(now_s - answer.started_s - answer.compute_s)
+        lane.scheduler.observe_overhead(now_s - answer.started_s - answer.service_s)
         done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
         lane.count_answer(done, met=met)
         return Result(
@@ -161,7 +170,4 @@ def _refused(verdict: Refusal, lane: Lane, request: Request) -> Rejected | Infea
         case "bytes":
             return Rejected("too many input bytes are queued: retry later", verdict.retry_after_s)
         case "work":
-            return Rejected(
-                "too much work is queued to meet the latency budget: retry later, or allow more time",
-                verdict.retry_after_s,
-            )
+            return Rejected(TOO_MUCH_WORK, verdict.retry_after_s)

@@ -12,6 +12,7 @@ from serving.core.outcome import Outcome
 from serving.core.request import Eligibility, Reason
 from serving.core.scheduler import PolicyFactory, Scheduler, SchedulerOptions
 from serving.metrics import Counter, Histogram, Metrics
+from serving.ports import Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +84,17 @@ class Lane:
         """Account for a request that ended without an answer."""
         self._count(outcome, rows, "", duration_s)
 
-    def count_batch(self, variant: int, rows: int, compute_s: float) -> None:
-        """Learn from a finished batch, and account for it."""
+    def count_batch(self, variant: int, rows: int, execution: Execution, now_s: float) -> None:
+        """Learn from a batch that finished at `now_s`, and account for it."""
         name = self.variants[variant].name
-        self._error_ratio.observe(self.scheduler.observe(variant, rows, compute_s))
-        self._histogram("gearshift_compute_duration_seconds", name).observe(compute_s)
+        self._error_ratio.observe(self.scheduler.observe(variant, rows, execution.service_s, now_s))
+        self._histogram("gearshift_compute_duration_seconds", name).observe(execution.compute_s)
         self._histogram("gearshift_batch_rows", name).observe(rows)
         profile = self.profiles[name]
         if profile.energy_source != "none":
             # The profile's price at batch 1 is power times time; the power holds for any batch.
             watts = profile.energy_mj_per_row / 1e3 / (profile.seconds[0] / profile.rows[0])
-            self._counter("gearshift_energy_joules_total", profile.energy_source).value += watts * compute_s
+            self._counter("gearshift_energy_joules_total", profile.energy_source).value += watts * execution.service_s
 
     def publish_state(self) -> None:
         """Set the gauges that describe the queue."""

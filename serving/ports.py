@@ -31,7 +31,10 @@ class Execution:
 
     outputs: Tensors
     compute_s: float
-    """Seconds the model itself took."""
+    """Seconds from the start of the model to its result."""
+    service_s: float
+    """The part of it that grows with the batch and with a busy host: what predictions are learnt from.
+    The rest is waiting that any batch would have met, as for a lock that another thread held."""
 
 
 class VariantBackend(Protocol):

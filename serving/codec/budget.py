@@ -1,5 +1,6 @@
 """A request's budget as written on the wire: protocol parameters, and the same names as headers."""
 
+import re
 from collections.abc import Mapping
 from math import isfinite
 
@@ -24,6 +25,7 @@ HEADERS = {
 
 MAX_LATENCY_MS = 3_600_000.0
 MAX_PRIORITY = 2**31
+_LATENCY_IN_JSON = re.compile(rb'"latency_budget_ms"\s*:\s*([0-9.eE+-]{1,32})')
 
 
 def read_budget(
@@ -54,6 +56,21 @@ def read_budget(
         variant=default.variant if variant is None else variant,
         priority=int(_number(said, "priority", most=MAX_PRIORITY, zero=True) or 0),
     )
+
+
+def peek_latency_s(body: bytes, headers: Mapping[str, str] | None, default: RequestBudget) -> float | None:
+    """The latency budget of a request that is not parsed yet; None where only parsing can tell."""
+    found = _LATENCY_IN_JSON.search(body) if b'"latency_budget_ms"' in body else None
+    said: dict[str, Parameter] = {**headers} if headers else {}
+    if found is not None:
+        said[LATENCY] = found[1].decode()
+    elif b'"timeout"' in body:
+        return None
+    try:
+        latency_ms = _number(said, LATENCY, most=MAX_LATENCY_MS)
+    except InvalidRequest:
+        return None
+    return default.latency_s if latency_ms is None else latency_ms / 1e3
 
 
 def _prefer(said: Mapping[str, Parameter], default: RequestBudget) -> Prefer:

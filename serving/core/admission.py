@@ -46,11 +46,15 @@ def admit(
         return Rejected("bytes", max(0.0, request.deadline_s - now_s))
     at = queue.position(request)
     waiting = queue.requests
+    alike = queue.all_like(request)
     with_it = [*waiting[:at], request, *waiting[at:]]
-    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s)
-    if missed.count:
-        without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s)
-        if missed.count > without_it.count:
-            alone = plan.misses([request], now_s, [now_s], ratio=ratio, overhead_s=overhead_s)
-            return Rejected("budget" if alone.count else "work", missed.late_s)
-    return _ADMITTED
+    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike)
+    if not missed.count:
+        return _ADMITTED
+    newcomer_misses = missed.last and at == len(waiting)
+    if not newcomer_misses:
+        without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike)
+        if missed.count <= without_it.count:
+            return _ADMITTED
+    alone = plan.misses([request], now_s, [now_s], ratio=ratio, overhead_s=overhead_s)
+    return Rejected("budget" if alone.count else "work", missed.late_s)

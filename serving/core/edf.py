@@ -45,9 +45,15 @@ class EdfQueue:
         return self._requests
 
     @property
-    def uniform(self) -> bool:
-        """Whether any request may share a batch with any other on the same variants."""
-        return len(self._classes) <= 1
+    def alike(self) -> bool:
+        """Whether every request has one row and may share a batch with any other."""
+        return len(self._classes) <= 1 and self.rows == len(self._requests)
+
+    def all_like(self, request: Request) -> bool:
+        """Whether the queue would be `alike` with this request in it."""
+        if request.rows != 1 or self.rows != len(self._requests):
+            return False
+        return not self._classes or (len(self._classes) == 1 and (request.eligibility, request.group) in self._classes)
 
     def position(self, request: Request) -> int:
         """Where a request not yet in the queue would stand: how many go before it."""

@@ -82,6 +82,7 @@ class LatencyModel:
         self.tables = tuple(tables)
         self.slowdown = 1.0
         self._log_slowdown = 0.0
+        self._prior = tuple(prior_residuals)
         self._recent: deque[float] = deque(prior_residuals, maxlen=RESIDUALS)
         self._sorted: list[float] = sorted(prior_residuals)
 
@@ -104,13 +105,26 @@ class LatencyModel:
         """Learn from one finished batch; returns observed / predicted as it was before learning."""
         ratio = seconds / self.mean_s(variant, rows)
         clipped = min(max(ratio, 1 / RATIO_CLIP), RATIO_CLIP)
-        self._log_slowdown += SLOWDOWN_WEIGHT * log(clipped)
-        self.slowdown = exp(self._log_slowdown)
+        self._set_slowdown(self._log_slowdown + SLOWDOWN_WEIGHT * log(clipped))
+        self._remember(ratio)
+        return ratio
+
+    def relax(self) -> None:
+        """Go half the way back to what calibration said: what was learnt is old, and nothing new is seen."""
+        self._set_slowdown(self._log_slowdown / 2)
+        for _ in range(RESIDUALS // 4 // len(self._prior)):
+            for ratio in self._prior:
+                self._remember(ratio)
+
+    def _set_slowdown(self, log_slowdown: float) -> None:
+        self._log_slowdown = log_slowdown
+        self.slowdown = exp(log_slowdown)
+
+    def _remember(self, ratio: float) -> None:
         if len(self._recent) == RESIDUALS:
             del self._sorted[bisect_right(self._sorted, self._recent[0]) - 1]
         self._recent.append(ratio)
         insort(self._sorted, ratio)
-        return ratio
 
 
 def isotonic(values: Sequence[float]) -> list[float]:

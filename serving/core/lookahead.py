@@ -16,7 +16,7 @@ from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.hull import CapacityValue
 from serving.core.latency import LatencyModel
-from serving.core.plan import FallbackPlan, joins
+from serving.core.plan import TOLERANCE_S, FallbackPlan, joins
 from serving.core.request import Request
 from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
@@ -67,11 +67,13 @@ class LookAhead:
         """See `Policy.decide`."""
         if not queue:
             return Wait()
-        start_s = max(now_s, fleet.free_at_s[0])
+        start_s = max(now_s, min(fleet.free_at_s))
         hopeless = self._hopeless(queue, start_s, fleet)
         if hopeless:
             return Expire(hopeless)
-        if not fleet.idle:
+        # With two batches in flight a worker, one that holds both may still be free before the one that holds a
+        # single long batch. The plan counts on the former: what is next waits the moment until it opens.
+        if not fleet.idle or fleet.free_at_s[0] > start_s:
             return Wait(self._last_chance_s(queue.head, fleet))
         candidates = self._candidates(queue, start_s, now_s, fleet)
         choice = self._best_allowed(candidates, queue, start_s, now_s, fleet)
@@ -113,7 +115,7 @@ class LookAhead:
     @staticmethod
     def _members(queue: EdfQueue, variant: VariantView) -> Sequence[Request]:
         """The first requests in deadline order that may form a batch on this variant, up to its knee."""
-        if queue.uniform and queue.rows == len(queue):
+        if queue.alike:
             eligible = variant.index in queue.head.eligibility.variants
             return queue.requests[: variant.knee_rows] if eligible else ()
         members: list[Request] = []
@@ -186,19 +188,30 @@ class LookAhead:
         for candidate in sorted(candidates, key=lambda c: _rank(c, share, fleet.batch_overhead_s)):
             if any(c.expected_s <= candidate.expected_s and c.rows >= candidate.rows for c in failed):
                 continue  # takes longer and serves no more than one that failed: fails too
+            done_s = start_s + candidate.expected_s * ratio
+            missed = _late(candidate.members, done_s + fleet.overhead_s)
             behind = _without(queue.requests, candidate.members)
-            if not behind:
-                return candidate
-            free_at_s = (start_s + candidate.expected_s * ratio, *others_free_s)
-            missed = self._plan.misses(behind, now_s, free_at_s, ratio=ratio, overhead_s=fleet.overhead_s).count
+            if behind:
+                missed += self._misses(behind, now_s, (done_s, *others_free_s), ratio, fleet, queue)
             if missed and unavoidable is None:
-                unavoidable = self._plan.misses(
-                    queue.requests, now_s, fleet.free_at_s, ratio=ratio, overhead_s=fleet.overhead_s
-                ).count
+                unavoidable = self._misses(queue.requests, now_s, fleet.free_at_s, ratio, fleet, queue)
             if missed <= (unavoidable or 0):
                 return candidate
             failed.append(candidate)
         return fallback
+
+    def _misses(
+        self,
+        requests: Sequence[Request],
+        now_s: float,
+        free_at_s: Sequence[float],
+        ratio: float,
+        fleet: FleetSnapshot,
+        queue: EdfQueue,
+    ) -> int:
+        return self._plan.misses(
+            requests, now_s, free_at_s, ratio=ratio, overhead_s=fleet.overhead_s, alike=queue.alike
+        ).count
 
     def _planned(self, queue: EdfQueue, start_s: float, ratio: float, fleet: FleetSnapshot) -> _Candidate:
         """The fallback plan's own next batch."""
@@ -224,6 +237,14 @@ def _rank(candidate: _Candidate, share: int, batch_overhead_s: float) -> tuple[f
     is not larger than its fair share of the queue over the idle workers, and as cheap a row as that allows."""
     cost_s = (candidate.expected_s + batch_overhead_s) / candidate.rows
     return -round(candidate.score, 9), candidate.rows > share, cost_s
+
+
+def _late(members: Sequence[Request], answered_s: float) -> int:
+    """How many members, which stand in deadline order, an answer at that time would be too late for."""
+    for count, request in enumerate(members):
+        if answered_s <= request.deadline_s + TOLERANCE_S:
+            return count
+    return len(members)
 
 
 def _without(requests: Sequence[Request], members: Sequence[Request]) -> Sequence[Request]:

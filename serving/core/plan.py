@@ -19,13 +19,16 @@ TOLERANCE_S = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Misses:
-    """Requests the plan cannot serve in time, and how late the latest of them would be, seconds."""
+    """Requests the plan cannot serve in time."""
 
     count: int
     late_s: float
+    """How late the latest of them would be, seconds."""
+    last: bool
+    """Whether the request with the latest deadline is among them."""
 
 
-NO_MISSES = Misses(0, 0.0)
+NO_MISSES = Misses(0, 0.0, last=False)
 
 
 class FallbackPlan:
@@ -43,21 +46,19 @@ class FallbackPlan:
         start_s: float,
         ratio: float = 1.0,
         overhead_s: float = 0.0,
+        alike: bool = False,
     ) -> tuple[int, float]:
         """How many requests from position `at` the plan puts into its next batch, and the time it takes.
 
         The batch is as large as the knee, the likeness of its members and the head's deadline allow:
-        while the batch would make the head late it is halved, down to the head alone.
+        while the batch would make the head late it is halved, down to the head alone. `alike`: all
+        requests have one row and may share batches, so nobody has to be looked at.
         """
         head = requests[at]
         variant = head.eligibility.variants[0]
         knee = self._knees[variant]
-        sizes = [head.rows]
-        for request in requests[at + 1 : at + knee]:
-            rows = sizes[-1] + request.rows
-            if rows > knee or not joins(request, head, variant):
-                break
-            sizes.append(rows)
+        sizes: Sequence[int]
+        sizes = range(1, min(knee, len(requests) - at) + 1) if alike else _sizes(requests, at, variant, knee)
         count = len(sizes)
         latest_s = head.deadline_s - overhead_s + TOLERANCE_S
         took_s = self._latency.mean_s(variant, sizes[-1]) * ratio
@@ -74,26 +75,39 @@ class FallbackPlan:
         *,
         ratio: float = 1.0,
         overhead_s: float = 0.0,
+        alike: bool = False,
     ) -> Misses:
         """What the plan would miss. A request that is late even alone is passed over, as it would be expired.
 
         `free_at_s`: when each worker becomes free. `ratio` stretches every predicted time, to leave
-        room for noise; `overhead_s` is spent on each answer after the model.
+        room for noise; `overhead_s` is spent on each answer after the model; `alike` as for `first_batch`.
         """
         free = [max(now_s, at_s) for at_s in free_at_s]
         heapify(free)
-        at, total, missed, late_s = 0, len(requests), 0, 0.0
+        at, total, missed, late_s, last = 0, len(requests), 0, 0.0, False
         while at < total:
-            count, took_s = self.first_batch(requests, at, free[0], ratio, overhead_s)
+            count, took_s = self.first_batch(requests, at, free[0], ratio, overhead_s, alike)
             done_s = free[0] + took_s
             behind_s = done_s + overhead_s - requests[at].deadline_s
             if behind_s > TOLERANCE_S:
-                missed, late_s = missed + 1, max(late_s, behind_s)
+                missed, late_s, last = missed + 1, max(late_s, behind_s), at == total - 1
                 at += 1
                 continue
             heapreplace(free, done_s)
             at += count
-        return Misses(missed, late_s) if missed else NO_MISSES
+        return Misses(missed, late_s, last) if missed else NO_MISSES
+
+
+def _sizes(requests: Sequence[Request], at: int, variant: int, knee: int) -> list[int]:
+    """Rows of the batches of one, two, ... requests from position `at` that fit under the knee."""
+    head = requests[at]
+    sizes = [head.rows]
+    for request in requests[at + 1 : at + knee]:
+        rows = sizes[-1] + request.rows
+        if rows > knee or not joins(request, head, variant):
+            break
+        sizes.append(rows)
+    return sizes
 
 
 def joins(request: Request, head: Request, variant: int) -> bool:

@@ -10,7 +10,7 @@ from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView, latency_model
 from serving.core.latency import LatencyModel
 from serving.core.plan import FallbackPlan
-from serving.core.request import Reason, Request
+from serving.core.request import Eligibility, Reason, Request
 
 RATE_WINDOW_S = 0.5
 """Time constant of the arrival rate, seconds: a few budgets long, so that bursts show and noise does not."""
@@ -20,6 +20,11 @@ MIN_HORIZON_S = 1e-3
 OVERHEAD_WEIGHT = 0.05
 """Weight of the newest answer in the overhead: about the last twenty count."""
 OVERHEAD_STEP_S = 0.0005
+RELAX_AFTER_S = 0.25
+"""Refusing for so long without a finished batch, the scheduler begins to doubt what made it refuse. Otherwise one
+bad moment could close the door for good: who refuses everything learns nothing."""
+REFUSING_S = 0.05
+"""How long after a refusal the door looks at a request before anybody reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +99,46 @@ class Scheduler:
         self._rate = 0.0
         self._rate_at_s = -inf
         self._horizon_s = 0.0
+        self._learnt_at_s = 0.0
+        self._refused_at_s = -inf
+        self._anyone = _most_lenient(variants)
+        self._closed: tuple[float, Rejected] | None = None
         self.overhead_s = 0.0
 
     def offer(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
         """Admit the request to the queue, or refuse it at the door because of the work ahead."""
         self._count_arrival(request, now_s)
-        verdict = admit(
-            request,
-            now_s,
-            queue=self.queue,
-            plan=self._plan,
-            free_at_s=free_at_s,
-            overhead_s=self.overhead_s,
-            ratio=self.latency.quantile_ratio(self.options.plan_quantile),
-            max_bytes=self.options.max_bytes,
-        )
+        verdict = self._judge(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
             self.queue.push(request)
+        else:
+            self._refuse(now_s)
         return verdict
+
+    def refusing(self, now_s: float) -> bool:
+        """Whether a request has been refused a moment ago."""
+        return now_s - self._refused_at_s <= REFUSING_S
+
+    def turn_away(self, deadline_s: float, now_s: float, free_at_s: Sequence[float]) -> Rejected | None:
+        """A refusal, if not even the most lenient request with this deadline could stay; else None: read it.
+
+        Reading a request costs more than everything else at the door: in an overload this is what keeps
+        enough of the processor for those who can be served. Worth asking while `refusing`.
+        """
+        if self._closed is not None and deadline_s <= self._closed[0]:
+            verdict = self._closed[1]
+            self._refuse(now_s)
+            return verdict
+        request = Request(rows=1, arrival_s=now_s, deadline_s=deadline_s, eligibility=self._anyone)
+        judged = self._judge(request, now_s, free_at_s)
+        if isinstance(judged, Admitted):
+            return None
+        # Until work is done or dropped the queue only grows and time only passes: who asks for no more than
+        # this one is refused like it.
+        self._closed = (deadline_s, judged)
+        self._count_arrival(request, now_s)
+        self._refuse(now_s)
+        return judged
 
     def decide(self, now_s: float, idle: int, free_at_s: Sequence[float]) -> Decision:
         """The policy's decision; what is dispatched or expired has left the queue when this returns.
@@ -128,15 +155,19 @@ class Scheduler:
         )
         decision = self._policy.decide(now_s, self.queue, fleet)
         if isinstance(decision, Dispatch | Expire):
+            self._closed = None
             self.queue.take(decision.requests)
         return decision
 
     def cancel(self, request: Request) -> bool:
         """The caller went away: leave the queue. False when the request has left it already."""
+        self._closed = None
         return self.queue.remove(request)
 
-    def observe(self, variant: int, rows: int, seconds: float) -> float:
-        """Learn from a finished batch; returns observed / predicted time."""
+    def observe(self, variant: int, rows: int, seconds: float, now_s: float) -> float:
+        """Learn from a batch that finished at `now_s`; returns observed / predicted time."""
+        self._learnt_at_s = now_s
+        self._closed = None
         return self.latency.observe(variant, rows, seconds)
 
     def observe_overhead(self, seconds: float) -> None:
@@ -159,6 +190,26 @@ class Scheduler:
         )
         return "load" if safe_s <= budget_s else "budget"
 
+    def _judge(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
+        return admit(
+            request,
+            now_s,
+            queue=self.queue,
+            plan=self._plan,
+            free_at_s=free_at_s,
+            overhead_s=self.overhead_s,
+            ratio=self.latency.quantile_ratio(self.options.plan_quantile),
+            max_bytes=self.options.max_bytes,
+        )
+
+    def _refuse(self, now_s: float) -> None:
+        self._refused_at_s = now_s
+        if now_s - self._learnt_at_s > RELAX_AFTER_S:
+            self._learnt_at_s = now_s
+            self._closed = None
+            self.latency.relax()
+            self.overhead_s /= 2
+
     def _count_arrival(self, request: Request, now_s: float) -> None:
         self._rate = self._rate_at(now_s) + request.rows / RATE_WINDOW_S
         self._rate_at_s = now_s
@@ -169,3 +220,10 @@ class Scheduler:
     def _rate_at(self, now_s: float) -> float:
         """Rows a second, decayed to now: each arrival adds rows/window and fades with the window."""
         return self._rate * exp((self._rate_at_s - now_s) / RATE_WINDOW_S) if self._rate else 0.0
+
+
+def _most_lenient(variants: tuple[VariantView, ...]) -> Eligibility:
+    """What a request without any floor may use."""
+    by_speed = sorted(variants, key=lambda v: v.table.seconds(1))
+    best = max(by_speed, key=lambda v: v.accuracy)
+    return Eligibility(tuple(v.index for v in by_speed), best.index, "most_accurate")

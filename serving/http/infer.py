@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from serving.codec.budget import HEADERS as BUDGET_HEADERS
-from serving.codec.budget import read_budget
+from serving.codec.budget import MAX_LATENCY_MS, peek_latency_s, read_budget
 from serving.codec.compression import compress, decompress
 from serving.codec.envelope import Parameter
 from serving.codec.limits import CodecLimits
@@ -21,6 +21,7 @@ from serving.gateway import Call, Gateway, Result
 from serving.http.cycle import ON_DISCONNECT_KEY
 from serving.http.errors import error_body, error_headers, status_of
 from serving.http.protocol import RECEIVED_KEY
+from serving.http.turnstile import Turnstile
 from serving.lane import Lane
 from serving.metrics import Metrics
 from serving.ports import Clock
@@ -32,6 +33,9 @@ Send = Callable[[dict[str, Any]], Any]
 OFF_LOOP_BYTES = 256 * 1024
 """Bodies above this are parsed in a thread: a millisecond of parsing would hold up everybody else."""
 MAX_REQUEST_ID = 128
+MAX_LATENCY_S = MAX_LATENCY_MS / 1e3
+REQUESTS_A_TURN = 8
+"""Requests parsed in one turn of the event loop: about a millisecond's worth."""
 
 log = logging.getLogger("gearshift.http")
 
@@ -59,6 +63,7 @@ class InferRoute:
         self._clock = clock
         self._id_prefix = secrets.token_hex(4)
         self._ids = count(1)
+        self._turnstile = Turnstile(REQUESTS_A_TURN, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, exactly one response is sent."""
@@ -70,6 +75,10 @@ class InferRoute:
             if body is None:
                 return  # the caller left before it had sent everything
             received_s = scope.get(RECEIVED_KEY) or self._clock()
+            latency_s = _peek(lane, body, head)
+            await self._turnstile.enter(received_s + latency_s)
+            if lane.scheduler.refusing(self._clock()):
+                self._gateway.turn_away(lane, latency_s, received_s)
             request = await self._decode(lane, body, head)
             result = await self._gateway.infer(
                 lane, self._call(lane, request, head, received_s, len(body)), _disconnect_hook(scope)
@@ -197,6 +206,14 @@ def _target(scope: Scope) -> tuple[str, str | None]:
     """(model, version) of an inference scope. The path is the server's own view, never a header's."""
     parts = scope["path"].split("/")
     return parts[3], parts[5] if len(parts) == 7 else None
+
+
+def _peek(lane: Lane, body: bytes, head: _Head) -> float:
+    """The latency budget of a request before it is parsed, seconds; where only parsing can tell, the longest."""
+    if head.content_encoding is not None:
+        return MAX_LATENCY_S
+    latency_s = peek_latency_s(body, head.budget, lane.default_budget)
+    return MAX_LATENCY_S if latency_s is None else latency_s
 
 
 def _disconnect_hook(scope: Scope) -> Callable[[Callable[[], object]], None]:

@@ -1,0 +1,70 @@
+"""Lets a few requests through at a time, so that a burst of arrivals cannot hold up answers that are ready."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from serving.ports import Clock
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    future: asyncio.Future[None]
+    arrived_s: float
+    give_up_s: float
+
+
+class Turnstile:
+    """At most `width` entries in one turn of the event loop, and the rest in the turns after it.
+
+    An event loop runs everything that is ready before it looks again. Sixty requests that arrive together
+    would all be parsed before one finished batch is answered or one worker gets its next, and each request
+    would pay for that twice. With a narrow gate the turns stay short, and workers compute while others are parsed.
+
+    First come, first served, until those who wait have lost half of their time: then the newest goes first,
+    who can still be served, and who waited in vain is let through to be told (adaptive LIFO: in an overload
+    a fair queue makes everybody late).
+    """
+
+    def __init__(self, width: int, clock: Clock) -> None:
+        self._width = width
+        self._clock = clock
+        self._left = width
+        self._waiting: deque[_Place] = deque()
+        self._turning = False
+
+    async def enter(self, give_up_s: float) -> None:
+        """Return when it is one's turn, or soon after `give_up_s`, when the wait has been in vain."""
+        loop = asyncio.get_running_loop()
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        place = _Place(loop.create_future(), self._clock(), give_up_s)
+        self._waiting.append(place)
+        await place.future
+
+    def _turn(self) -> None:
+        now_s = self._clock()
+        self._left = self._width
+        for _ in range(self._width):
+            if not self._waiting or self._waiting[0].give_up_s > now_s:
+                break
+            self._admit(self._waiting.popleft())
+        while self._left and self._waiting:
+            oldest = self._waiting[0]
+            pressed = now_s - oldest.arrived_s > (oldest.give_up_s - oldest.arrived_s) / 2
+            self._left -= self._admit(self._waiting.pop() if pressed else self._waiting.popleft())
+        self._turning = self._left < self._width
+        if self._turning:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    @staticmethod
+    def _admit(place: _Place) -> bool:
+        """Let one through; False when its caller is gone."""
+        if place.future.done():
+            return False
+        place.future.set_result(None)
+        return True
