@@ -9,6 +9,8 @@ from types import FrameType
 from deployments.cluster import start_cluster
 from deployments.node import ClusterError, Progress
 from deployments.options import configure_environment
+from models.calibrate import profile_family
+from serving.catalog import open_catalog
 from serving.config import Settings
 
 APPLICATION = "gearshift"
@@ -22,6 +24,7 @@ def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], No
     `announce` is called once requests are answered. Raises `ClusterError`.
     """
     stop = threading.Event()
+    _calibrate(settings, progress)
     configure_environment()
     with _stopping(stop):
         cluster = start_cluster(settings.run_folder, progress=progress)
@@ -41,6 +44,18 @@ def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], No
         finally:
             cluster.stop(grace_s)
     return 0
+
+
+def _calibrate(settings: Settings, progress: Progress) -> None:
+    """Measure what this host does not know yet, before replicas compete for it; they find it in the cache."""
+    for artifact in open_catalog(settings.models):
+        profile_family(
+            artifact.family,
+            artifact.load,
+            cache_dir=settings.models.cache_dir,
+            watts_per_core=settings.models.watts_per_core,
+            progress=progress,
+        )
 
 
 @contextmanager

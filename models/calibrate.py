@@ -10,22 +10,27 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from pydantic import ValidationError
 
 from models.manifest import Family, LatencyProfile, TensorSpec, Variant
 from models.session import ModelRunError, Session, Tensor, onnxruntime
 
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-MIN_RUNS, MAX_RUNS = 5, 50
-TIME_PER_POINT_S = 0.05
-"""Spent on one batch size, after the warm-up: short enough for a start, long enough for a median."""
+TURNS = 5
+RUNS_A_TURN = 10
+TIME_PER_TURN_S = 0.02
+"""Spent on one batch size in one turn: short enough for a start."""
+BATCH_OVERHEAD_S = 0.001
+"""Assumed cost of a batch besides the model when deciding whether larger batches are worth measuring."""
+MEASURING_TIMEOUT_S = 120.0
 FREE_AXIS = 16
 """What a free axis other than the batch is measured at: profiles of such models are rough."""
-FORMAT = 1
+FORMAT = 2
 
 Progress = Callable[[str], None]
 
@@ -44,16 +49,36 @@ def profile_family(
     `session_of` is called only for what must be measured. `watts_per_core` turns processor time into the
     energy estimate. A cache that cannot be written costs a new measurement at the next start, nothing else.
     """
+    known = None if refresh else known_profiles(family, cache_dir=cache_dir, watts_per_core=watts_per_core)
+    if known is not None:
+        return known
     profiles = {}
-    for variant in family.variants:
-        place = cache_dir / f"{fingerprint(variant)}.json"
-        known = None if refresh else _read(place)
-        if known is None:
-            progress(f"measuring {family.name} {variant.name}")
-            known = measure(session_of(variant), family, within_s=family.default_budget.latency_ms / 1e3)
-            _store(place, known)
-        profiles[variant.name] = _with_energy(known, watts_per_core)
+    with _alone(cache_dir):
+        for variant in family.variants:
+            place = cache_dir / f"{fingerprint(variant)}.json"
+            profile = None if refresh else _read(place)
+            if profile is None:
+                progress(f"measuring {family.name} {variant.name}")
+                profile = measure(session_of(variant), family, within_s=family.default_budget.latency_ms / 1e3)
+                _store(place, profile)
+            profiles[variant.name] = _with_energy(profile, watts_per_core)
     return profiles
+
+
+@contextlib.contextmanager
+def _alone(cache_dir: Path) -> Iterator[None]:
+    """One process measures at a time: two at once would measure each other, and the second finds it all done."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache_dir / "measuring.lock", timeout=MEASURING_TIMEOUT_S)
+        lock.acquire()
+    except OSError:  # also a lock that stays taken (Timeout is one): better a rough profile than none
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) -> dict[str, LatencyProfile] | None:
@@ -68,37 +93,42 @@ def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) ->
 
 
 def measure(session: Session, family: Family, *, within_s: float) -> LatencyProfile:
-    """Median service time by batch size with one batch at a time.
+    """Service time by batch size with one batch at a time.
 
-    Sizes grow until a batch takes longer than `within_s` (larger ones could not meet the usual budget), or
-    until throughput has plainly stopped growing.
+    Sizes double until a batch takes longer than `within_s` (larger ones could not meet the usual budget) or
+    throughput has stopped growing. They are measured in turns, so that a busy moment of the host touches all
+    alike, and the least of each turn counts, so that it touches none: what load adds later is learnt while serving.
     """
     limit = family.max_batch_rows if family.batchable else 1
-    sizes = [rows for rows in BATCH_ROWS if rows <= limit]
-    rows_seen: list[int] = []
-    seconds: list[float] = []
-    for rows in sizes:
-        took_s = median_seconds(session, random_inputs(family.inputs, rows))
-        rows_seen.append(rows)
-        seconds.append(took_s)
-        if took_s > within_s or _past_the_knee(rows_seen, seconds):
+    sizes: list[int] = []
+    first: list[float] = []
+    for rows in (size for size in BATCH_ROWS if size <= limit):
+        sizes.append(rows)
+        first.append(least_seconds(session, random_inputs(family.inputs, rows)))
+        if first[-1] > within_s or _past_the_knee(sizes, first):
             break
-    return LatencyProfile(rows=tuple(rows_seen), seconds=tuple(seconds))
+    turns = [
+        first,
+        *([least_seconds(session, random_inputs(family.inputs, rows)) for rows in sizes] for _ in range(TURNS - 1)),
+    ]
+    medians = tuple(statistics.median(turn[at] for turn in turns) for at in range(len(sizes)))
+    return LatencyProfile(rows=tuple(sizes), seconds=medians)
 
 
-def median_seconds(session: Session, inputs: dict[str, Tensor]) -> float:
-    """Median of repeated runs after a warm-up, seconds.
+def least_seconds(session: Session, inputs: dict[str, Tensor]) -> float:
+    """Least time of a few runs after a warm-up, seconds.
 
     An input the model cannot process (random text, an index out of range) still tells the time it took.
     """
-    for _ in range(2):
-        _timed(session, inputs)
-    runs: list[float] = []
-    spent_s = 0.0
-    while len(runs) < MIN_RUNS or (spent_s < TIME_PER_POINT_S and len(runs) < MAX_RUNS):
-        runs.append(_timed(session, inputs))
-        spent_s += runs[-1]
-    return statistics.median(runs)
+    _timed(session, inputs)
+    least_s = spent_s = _timed(session, inputs)
+    for _ in range(RUNS_A_TURN):
+        took_s = _timed(session, inputs)
+        least_s = min(least_s, took_s)
+        spent_s += took_s
+        if spent_s > TIME_PER_TURN_S:
+            break
+    return least_s
 
 
 def random_inputs(specs: Sequence[TensorSpec], rows: int, *, seed: int = 0) -> dict[str, Tensor]:
@@ -130,10 +160,10 @@ def _timed(session: Session, inputs: dict[str, Tensor]) -> float:
 
 
 def _past_the_knee(rows: list[int], seconds: list[float]) -> bool:
-    """Two doublings in a row that gained less than 3 % of throughput."""
+    """Two doublings in a row that gained next to nothing, counting what a batch costs besides the model."""
     if len(rows) < 4:
         return False
-    rates = [n / s for n, s in zip(rows, seconds, strict=True)]
+    rates = [n / (s + BATCH_OVERHEAD_S) for n, s in zip(rows, seconds, strict=True)]
     return max(rates[-2:]) < 1.03 * max(rates[:-2])
 
 

@@ -176,6 +176,7 @@ class Replica:
             await warm_up(gateway, engine.backend)
             gateway.ready = True
             undo.pop_all()
+        log.info("ready", extra={"address": ":".join(map(str, replica.address)), "models": list(gateway.lanes)})
         return replica
 
     @staticmethod
