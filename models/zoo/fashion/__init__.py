@@ -1,1 +1,1 @@
-"""The demo family: Fashion-MNIST classifiers, from a residual CNN down to a tiny int8 net."""
+"""The demo family: Fashion-MNIST classifiers, from a residual CNN down to a tiny separable net."""
