@@ -29,6 +29,9 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 bench: $(VENV)/.dev ## Compare with hand-written servers and plain Ray Serve, in one run
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
+docs: $(VENV)/.dev ## Refresh the measurements, pictures, tables and answers in the documentation
+	$(BIN)/python -m docs
+
 zoo: $(VENV)-zoo/.done ## Train and export the demo family again (hours on two cores)
 	$(VENV)-zoo/bin/python -m models.zoo.fashion.train $(ARGS)
 
@@ -66,4 +69,4 @@ $(VENV)-zoo/.done: requirements/zoo.in
 	$(VENV)-zoo/bin/pip install -q --disable-pip-version-check -r requirements/zoo.in
 	touch $@
 
-.PHONY: help run test check format bench zoo lock clean
+.PHONY: help run test check format bench docs zoo lock clean

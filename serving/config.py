@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.manifest import describe
 
 ENV_PREFIX = "GEARSHIFT_"
-NOT_SETTINGS = frozenset({"GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST"})
+NOT_SETTINGS = frozenset({"GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST", "GEARSHIFT_URL"})
 """Variables with our prefix that other tools of the project read."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]

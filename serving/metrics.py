@@ -67,7 +67,7 @@ TABLE = (
     Spec("gearshift_decode_seconds_total", "counter", _MODEL, "Time spent on turning bodies into tensors."),
     Spec("gearshift_encode_seconds_total", "counter", _MODEL, "Time spent on turning tensors into answers."),
     Spec("gearshift_refused_total", "counter", ("status",),
-         "Requests answered with an error before they reached a model, by HTTP status."),
+         "Inference requests answered with an error, by HTTP status."),
     Spec("gearshift_queue_rows", "gauge", _MODEL, "Rows waiting."),
     Spec("gearshift_queue_bytes", "gauge", _MODEL, "Input bytes waiting."),
     Spec("gearshift_workers", "gauge", (), "Workers of the replicas that live."),

@@ -98,7 +98,7 @@ def _memory() -> Finding:
     total = limit or psutil.virtual_memory().total
     found = f"{size_text(total)}{' (cgroup limit)' if limit else ''}"
     if total < MIN_MEMORY_BYTES:
-        return Finding("memory", "warn", found, "Ray alone takes about 0.8 GB: use --engine inprocess")
+        return Finding("memory", "warn", found, "Ray alone takes about 0.5 GB: use --engine inprocess")
     return Finding("memory", "ok", found)
 
 

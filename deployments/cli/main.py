@@ -28,14 +28,20 @@ app.command()(calibrate.calibrate)
 app.command()(doctor.doctor)
 
 
-@app.callback()
-def root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Options of the command itself."""
-    if show_version:
+def _tell_version(wanted: bool) -> None:
+    """Runs while options are read: `--version` goes without a verb."""
+    if wanted:
         typer.echo(f"gearshift {version('gearshift')}")
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_tell_version)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:

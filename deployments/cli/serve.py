@@ -19,7 +19,6 @@ from serving.catalog import open_catalog
 from serving.config import Settings, load_settings
 from serving.http.fdshare import ListenError
 from serving.logs import configure_logs
-from serving.replica import Replica
 from serving.run_folder import LOGS, claimed
 
 INLINE_ELEMENTS = 32
@@ -72,7 +71,8 @@ def serve(
             code = _run(settings, status)
         except (ListenError, RuntimeError) as error:
             status.stop()
-            err.print(f"gearshift: {error}", style="red", markup=False)
+            message = error.strerror if isinstance(error, ListenError) and error.strerror else str(error)
+            err.print(f"gearshift: {message}", style="red", markup=False)
             code = 1
     raise typer.Exit(code)
 
@@ -106,6 +106,8 @@ async def _inprocess(settings: Settings, status: Status) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    from serving.replica import Replica  # the web framework takes half a second to import
+
     starting = asyncio.ensure_future(Replica.start(settings, progress=status.update))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,12 @@
+"""Everything in the documentation that a program writes, made again: `python -m docs`.
+
+Measures the demo family (half a minute; on a quiet machine, please), draws the picture, writes the tables, and
+runs the examples for their answers.
+"""
+
+from docs import examples, figures, generate, measure
+
+measure.main()
+figures.main()
+generate.main([])
+examples.main()
