@@ -47,6 +47,11 @@ class FakeBatch:
     _ended: asyncio.Future[float | None] = field(repr=False)
 
     @property
+    def ended(self) -> bool:
+        """Whether it has a result, failed or was given up."""
+        return self._ended.done()
+
+    @property
     def cancelled(self) -> bool:
         """Whether the caller has given up on the result."""
         return self._ended.cancelled()
@@ -123,13 +128,13 @@ class FakeBackend:
         compute_s = self._seconds(variant, _rows(inputs)) if told_s is None else told_s
         if self._clock is not None and told_s is None:
             self._clock.advance(compute_s)
-        return Execution(outputs, compute_s)
+        return Execution(outputs, compute_s, compute_s)
 
     async def close(self) -> None:
         """See `VariantBackend.close`."""
         self._closed = True
         for batch in self.batches:
-            if not batch._ended.done():  # noqa: SLF001 - of this module
+            if not batch.ended:
                 batch.fail(WorkerLost("the backend was closed"))
 
 
