@@ -9,6 +9,7 @@ from deployments.gateway import GatewayReplica
 from deployments.worker import Worker
 from serving.config import Settings, load_settings
 
+GATEWAY, WORKER = "gateway", "worker"
 CLAIMED_CPUS = 0.1
 """Of Ray's bookkeeping. Threads are sized from the real cores, and a rolling update needs room for two of each."""
 STOP_MARGIN_S = 5.0
@@ -35,18 +36,23 @@ def application(settings: Settings) -> Application:
     text = settings.model_dump_json()
     gateway = serve.deployment(
         GatewayReplica,
-        name="gateway",
+        name=GATEWAY,
         num_replicas=settings.engine.replicas,
         graceful_shutdown_timeout_s=settings.server.drain_s + STOP_MARGIN_S,
         **SHARED,
     )
     if settings.engine.topology == "colocated":
         return gateway.bind(text)
+    return gateway.bind(text, workers(settings))
+
+
+def workers(settings: Settings) -> Application:
+    """The worker replicas of the split topology."""
     worker = serve.deployment(
         Worker,
-        name="worker",
+        name=WORKER,
         num_replicas=settings.worker_replicas(),
         graceful_shutdown_timeout_s=settings.server.drain_s + STOP_MARGIN_S,
         **SHARED,
     )
-    return gateway.bind(text, worker.bind(text))
+    return worker.bind(settings.model_dump_json())

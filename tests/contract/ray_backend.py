@@ -1,0 +1,89 @@
+"""The shared suite against real workers. Run by `test_ray_backend` in a process of its own: Ray fixes the
+environment of a process for its life, and this one must be told before anything imports it."""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.cluster import Cluster, start_cluster
+from deployments.options import configure_environment
+from models.manifest import Family, Variant
+from models.repository import publish
+from models.session import Session
+from serving.config import Settings, load_settings
+from tests.contract.backend_suite import AFFINE, PICKY, SLOW, TRIPLE, BackendSuite, Subject
+from tests.support import tiny_models
+
+APPLICATION = "contract"
+WORKERS = 2
+
+
+def family_of(files: dict[str, bytes]) -> Family:
+    """One family of these variants, which take and give the same tensors."""
+    like = Session(files[AFFINE])
+    variants = tuple(
+        Variant(name=name, file=f"{name}.onnx", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        for name, content in files.items()
+    )
+    return Family(name="tiny", inputs=like.inputs, outputs=like.outputs, max_batch_rows=4, variants=variants)
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("models")
+    files = {
+        AFFINE: tiny_models.affine(),
+        TRIPLE: tiny_models.affine(3.0),
+        PICKY: tiny_models.picky(3),
+        SLOW: tiny_models.slow(),
+    }
+    publish(root, family_of(files), {f"{name}.onnx": content for name, content in files.items()})
+    return load_settings(
+        environ={},
+        overrides={
+            "engine": {"topology": "split", "workers": WORKERS, "runtime_dir": tmp_path_factory.mktemp("run")},
+            "models": {"repository": root, "cache_dir": tmp_path_factory.mktemp("profiles")},
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(settings: Settings) -> Iterator[Cluster]:
+    configure_environment()
+    with start_cluster(settings.run_folder, progress=lambda _: None) as running:
+        from deployments.app import workers
+
+        running.deploy(workers(settings), name=APPLICATION, timeout_s=90, progress=lambda _: None)
+        yield running
+
+
+@pytest.fixture
+async def subject(cluster: Cluster) -> AsyncIterator[Subject]:
+    from ray import serve
+
+    from deployments.app import WORKER
+    from deployments.handles import HandleBackend
+
+    backend = HandleBackend(serve.get_deployment_handle(WORKER, app_name=APPLICATION), WORKERS)
+    yield Subject(backend, "tiny/1")
+    await backend.close()
+
+
+class TestRayBackend(BackendSuite):
+    """Worker replicas behind a handle."""
+
+    async def test_a_batch_above_the_limit_goes_by_reference(self, subject: Subject) -> None:
+        from deployments.handles import BY_REFERENCE_BYTES
+        from tests.contract.backend_suite import check
+
+        tags = [float(n) for n in range(BY_REFERENCE_BYTES // 8)]
+        check((await self.run(subject, AFFINE, *tags)).outputs, tags)
+
+
+if __name__ == "__main__":
+    # A handle stays on the loop it was first used on, so all tests share one. Ray's own warnings are not ours.
+    options = [f"asyncio_default_{what}_loop_scope=session" for what in ("fixture", "test")]
+    overrides = [word for option in (*options, "filterwarnings=") for word in ("-o", option)]
+    raise SystemExit(pytest.main([str(Path(__file__)), "-q", "-p", "no:cacheprovider", *overrides]))
