@@ -36,6 +36,8 @@ class Artifact:
 
     family: Family
     folder: Path
+    file: Path | None = None
+    """The one file of a bare model, whatever it is called."""
 
     @property
     def key(self) -> str:
@@ -44,7 +46,7 @@ class Artifact:
 
     def read(self, variant: Variant) -> bytes:
         """A variant's ONNX bytes, verified against the manifest. Raises `ManifestError`."""
-        path = self.folder / variant.file
+        path = self.file or self.folder / variant.file
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -162,7 +164,7 @@ def bare_family(
         )
     except ValueError as error:
         raise RepositoryError(f"{path}: {error}") from error
-    return Artifact(family, path.parent)
+    return Artifact(family, path.parent, path)
 
 
 def publish(root: Path, family: Family, files: dict[str, bytes]) -> Path:

@@ -18,6 +18,8 @@ from serving.ports import Clock, ExecutionError, ModelFailed, Tensors, VariantBa
 PATIENCE_S = 5.0
 """How long past every deadline in it a batch may run before its worker counts as lost."""
 MIN_TIMER_S = 0.0005
+WORKER_LOST = "the worker was lost before it answered; the request may be sent again"
+STOPPED = "the server stopped before the request was answered"
 
 log = logging.getLogger("gearshift.dispatcher")
 
@@ -56,21 +58,24 @@ class Dispatcher:
         self.workers = Workers(backend.workers, backend.depth)
         self._pump_due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._batches: dict[asyncio.Task[None], float] = {}
+        self._batches: dict[asyncio.Task[None], tuple[Dispatch, float]] = {}
+        self._closed = False
         self.busy_s = 0.0
 
     def submit(self, lane: Lane, request: Request) -> Admitted | Rejected:
-        """Offer a request; when it is admitted its future will be settled."""
+        """Offer a request; when it is admitted its future will be settled. Raises `Unavailable` after `close`."""
+        if self._closed:
+            raise Unavailable(STOPPED)
         now_s = self._clock()
         verdict = lane.scheduler.offer(request, now_s, self.workers.free_at_s(now_s))
         if isinstance(verdict, Admitted):
             self._wake()
         return verdict
 
-    def turn_away(self, lane: Lane, deadline_s: float) -> Rejected | None:
+    def turn_away(self, lane: Lane, received_s: float, deadline_s: float) -> Rejected | None:
         """A refusal for a request that nobody has read yet, in an overload; else None."""
         now_s = self._clock()
-        return lane.scheduler.turn_away(deadline_s, now_s, self.workers.free_at_s(now_s))
+        return lane.scheduler.turn_away(received_s, deadline_s, now_s, self.workers.free_at_s(now_s))
 
     def cancel(self, lane: Lane, request: Request) -> None:
         """The caller of an admitted request went away."""
@@ -78,20 +83,23 @@ class Dispatcher:
 
     def oldest_batch_s(self) -> float:
         """Age of the batch that has been running longest; 0 when none is."""
-        return max((self._clock() - started_s for started_s in self._batches.values()), default=0.0)
+        return max((self._clock() - started_s for _, started_s in self._batches.values()), default=0.0)
 
     async def close(self) -> None:
         """Give up on what is queued and in flight; every request still waiting is told."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        tasks = list(self._batches)
-        for task in tasks:
+        flying = dict(self._batches)
+        for task in flying:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*flying, return_exceptions=True)
+        for batch, _ in flying.values():
+            _fail(batch.requests, Unavailable(STOPPED))
         for lane in self._lanes:
             waiting = tuple(lane.scheduler.queue)
             lane.scheduler.queue.take(waiting)
-            _fail(waiting, Unavailable("the server stopped before the request was answered"))
+            _fail(waiting, Unavailable(STOPPED))
 
     def _wake(self) -> None:
         """Decide once the events at hand are handled: requests that arrive together can share a batch."""
@@ -102,6 +110,8 @@ class Dispatcher:
     def _pump(self) -> None:
         """Let the schedulers decide until none has anything to do now; then sleep until the next moment."""
         self._pump_due = False
+        if self._closed:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -134,30 +144,34 @@ class Dispatcher:
         # A clean context: a batch belongs to all its requests, so it must not inherit (and be cancelled
         # with) the context of the one whose arrival happened to start it.
         task = self._loop.create_task(self._run(lane, batch, worker, now_s), context=contextvars.Context())
-        self._batches[task] = now_s
+        self._batches[task] = batch, now_s
+        task.add_done_callback(self._batches.pop)
 
     async def _run(self, lane: Lane, batch: Dispatch, worker: int, started_s: float) -> None:
-        """One batch: merge, run, free the worker, split, answer."""
-        requests = batch.requests
+        """One batch, from its worker's start to the worker's end; nobody in it is left waiting."""
         try:
-            await self._execute(lane, batch, requests, started_s)
-        except ModelFailed as error:
-            await self._execute_alone(lane, batch, error)
-        except ExecutionError as error:
-            log.warning("batch lost: %s", error, extra={"model": lane.key, "rows": batch.rows})
-            _fail(requests, Unavailable("the worker was lost before it answered; the request may be sent again"))
-        except asyncio.CancelledError:
-            _fail(requests, Unavailable("the server stopped before the request was answered"))
-            raise
+            await self._answer(lane, batch, started_s)
         except Exception:
             log.exception("batch failed", extra={"model": lane.key, "rows": batch.rows})
-            _fail(requests, InternalError("internal error"))
+            _fail(batch.requests, InternalError("internal error"))
         finally:
             now_s = self._clock()
             self.busy_s += now_s - started_s
             self.workers.finish(worker, now_s)
-            del self._batches[asyncio.current_task()]  # type: ignore[arg-type]  # inside a task there is one
             self._pump()
+
+    async def _answer(self, lane: Lane, batch: Dispatch, started_s: float) -> None:
+        try:
+            await self._execute(lane, batch, batch.requests, started_s)
+        except ModelFailed as error:
+            failure = error
+        except ExecutionError as error:
+            log.warning("batch lost: %s", error, extra={"model": lane.key, "rows": batch.rows})
+            _fail(batch.requests, Unavailable(WORKER_LOST))
+            return
+        else:
+            return
+        await self._find_guilty(lane, batch, failure)
 
     async def _execute(self, lane: Lane, batch: Dispatch, requests: Sequence[Request], started_s: float) -> None:
         rows = [request.rows for request in requests]
@@ -186,20 +200,20 @@ class Dispatcher:
             if not pending.future.done():
                 pending.future.set_result(answer)
 
-    async def _execute_alone(self, lane: Lane, batch: Dispatch, error: ModelFailed) -> None:
-        """The model failed on a batch: find whose input it was, so that nobody pays for a neighbour."""
+    async def _find_guilty(self, lane: Lane, batch: Dispatch, failure: ModelFailed) -> None:
+        """The model failed on a batch: run each request alone, so that nobody pays for a neighbour's input."""
         for request in batch.requests:
+            if request.payload.future.done():
+                continue
             try:
                 if len(batch.requests) == 1:
-                    raise error
-                if request.payload.future.done():
-                    continue
+                    raise failure
                 await self._execute(lane, batch, [request], self._clock())
             except ModelFailed as refusal:
                 log.info("input refused by the model: %s", refusal, extra={"model": lane.key})
                 _fail([request], InputRefusedByModel("the model could not process this input"))
             except ExecutionError:
-                _fail([request], Unavailable("the worker was lost before it answered; the request may be sent again"))
+                _fail([request], Unavailable(WORKER_LOST))
 
 
 def _split(lane: Lane, outputs: Tensors, rows: list[int]) -> Sequence[Tensors]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from serving.core.admission import Rejected as Refusal
-from serving.core.budget import RequestBudget
-from serving.core.errors import Cancelled, Expired, Infeasible, Rejected, UnknownModel
+from serving.core.budget import RequestBudget, round_up
+from serving.core.errors import Cancelled, Expired, Infeasible, Rejected, Unavailable, UnknownModel
 from serving.core.outcome import Outcome
 from serving.core.request import Reason, Request
 from serving.dispatcher import Answer, Dispatcher, Pending
@@ -77,7 +77,7 @@ class Gateway:
 
     def turn_away(self, lane: Lane, latency_s: float, received_s: float) -> None:
         """In an overload, refuse a request that is not worth reading. Raises `Rejected`; counts as one row."""
-        refusal = self._dispatcher.turn_away(lane, received_s + latency_s)
+        refusal = self._dispatcher.turn_away(lane, received_s, received_s + latency_s)
         if refusal is not None:
             lane.count_end(Outcome.REJECTED, 1, self._clock() - received_s)
             raise Rejected(TOO_MUCH_WORK, refusal.retry_after_s)
@@ -106,7 +106,11 @@ class Gateway:
             size_bytes=call.size_bytes,
             payload=pending,
         )
-        verdict = self._dispatcher.submit(lane, request)
+        try:
+            verdict = self._dispatcher.submit(lane, request)
+        except Unavailable:
+            lane.count_end(Outcome.FAILED, call.rows, self._clock() - call.received_s)
+            raise
         if isinstance(verdict, Refusal):
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise _refused(verdict, lane, request)
@@ -161,11 +165,11 @@ def _refused(verdict: Refusal, lane: Lane, request: Request) -> Rejected | Infea
     """What to tell a caller who was turned away at the door."""
     match verdict.cause:
         case "budget":
-            fastest = lane.variants[request.eligibility.variants[0]]
-            least_s = lane.scheduler.overhead_s + lane.scheduler.latency.mean_s(fastest.index, request.rows)
+            fastest = lane.variants[request.eligibility.variants[0]].name
             return Infeasible(
-                f"the latency budget is too short for model '{lane.family.name}' on this host now: with its fastest "
-                f"eligible variant '{fastest.name}' an answer takes about {least_s * 1e3:.2g} ms even without a queue"
+                f"the latency budget is too short for model '{lane.family.name}' on this host now: the nearest "
+                f"feasible latency_budget_ms is {round_up(lane.scheduler.least_s(request) * 1.1e3)} "
+                f"(variant '{fastest}')"
             )
         case "bytes":
             return Rejected("too many input bytes are queued: retry later", verdict.retry_after_s)

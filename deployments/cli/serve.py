@@ -108,7 +108,12 @@ async def _inprocess(settings: Settings, status: Status) -> int:
         loop.add_signal_handler(number, stop.set)
     from serving.replica import Replica  # the web framework takes half a second to import
 
-    starting = asyncio.ensure_future(Replica.start(settings, progress=status.update))
+    def progress(text: str) -> None:
+        if stop.is_set():  # loading and measuring run in a thread, which only it can end
+            raise InterruptedError("asked to stop while starting")
+        status.update(text)
+
+    starting = asyncio.ensure_future(Replica.start(settings, progress=progress))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

@@ -36,10 +36,12 @@ def admit(
     overhead_s: float,
     ratio: float,
     max_bytes: int,
+    door_s: float = 0.0,
 ) -> Admitted | Rejected:
     """Whether taking the request lets the cheapest plan keep every promise it could keep without it.
 
     The queue is bounded by work, not by count: by the seconds of service that the deadlines in it leave.
+    `door_s` is what reading a request takes before it stands here, on an idle gateway.
     Promises that got lost since they were made (service turned slower) do not speak against a newcomer.
     """
     if queue.size_bytes + request.size_bytes > max_bytes:
@@ -56,5 +58,7 @@ def admit(
         without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike)
         if missed.count <= without_it.count:
             return _ADMITTED
-    alone = plan.misses([request], now_s, [now_s], ratio=ratio, overhead_s=overhead_s)
+    # On an idle gateway it would have stood here `door_s` after its receipt.
+    calm_s = request.arrival_s + door_s
+    alone = plan.misses([request], calm_s, [calm_s], ratio=ratio, overhead_s=overhead_s)
     return Rejected("budget" if alone.count else "work", missed.late_s)

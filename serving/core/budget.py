@@ -60,13 +60,13 @@ def _fast_enough(budget: RequestBudget, rows: int, candidates: list[VariantView]
         quickest = by_speed[0]
         raise Infeasible(
             f"model '{model}' cannot answer {rows} row(s) within {budget.latency_s * 1e3:g} ms under this budget: "
-            f"the nearest feasible latency_budget_ms is {_round_up(quickest.table.seconds(rows) * 1e3)} "
+            f"the nearest feasible latency_budget_ms is {round_up(quickest.table.seconds(rows) * 1e3)} "
             f"(variant '{quickest.name}')"
         )
     return kept
 
 
-def _round_up(value: float) -> str:
+def round_up(value: float) -> str:
     """Two significant digits, never below the value: a caller who sends it back is not refused again."""
     step = 10.0 ** (floor(log10(value)) - 1)
     return f"{ceil(value / step) * step:.6g}"
@@ -99,6 +99,6 @@ def _frugal_enough(budget: RequestBudget, rows: int, candidates: list[VariantVie
         raise Infeasible(
             f"no variant of model '{model}' answers {rows} row(s) for {cap:g} mJ: "
             f"the nearest feasible max_energy_mj is "
-            f"{_round_up(least.energy_mj_per_row * rows)} (variant '{least.name}')"
+            f"{round_up(least.energy_mj_per_row * rows)} (variant '{least.name}')"
         )
     return kept

@@ -103,41 +103,47 @@ class Scheduler:
         self._refused_at_s = -inf
         self._anyone = _most_lenient(variants)
         self._closed: tuple[float, Rejected] | None = None
+        self._door_s = 0.0
+        """From receipt to the door, on an idle gateway: reading the request."""
         self.overhead_s = 0.0
 
     def offer(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
         """Admit the request to the queue, or refuse it at the door because of the work ahead."""
         self._count_arrival(request, now_s)
+        if not self.queue and max(free_at_s) <= now_s:
+            self._door_s += OVERHEAD_WEIGHT * self._step_s(now_s - request.arrival_s, self._door_s)
         verdict = self._judge(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
             self.queue.push(request)
         else:
-            self._refuse(now_s)
+            self._refuse(verdict, now_s)
         return verdict
 
     def refusing(self, now_s: float) -> bool:
         """Whether a request has been refused a moment ago."""
         return now_s - self._refused_at_s <= REFUSING_S
 
-    def turn_away(self, deadline_s: float, now_s: float, free_at_s: Sequence[float]) -> Rejected | None:
-        """A refusal, if not even the most lenient request with this deadline could stay; else None: read it.
+    def turn_away(
+        self, arrival_s: float, deadline_s: float, now_s: float, free_at_s: Sequence[float]
+    ) -> Rejected | None:
+        """A refusal, if load leaves no place for even the most lenient request with this deadline; else None: read it.
 
         Reading a request costs more than everything else at the door: in an overload this is what keeps
         enough of the processor for those who can be served. Worth asking while `refusing`.
         """
         if self._closed is not None and deadline_s <= self._closed[0]:
             verdict = self._closed[1]
-            self._refuse(now_s)
+            self._refuse(verdict, now_s)
             return verdict
-        request = Request(rows=1, arrival_s=now_s, deadline_s=deadline_s, eligibility=self._anyone)
+        request = Request(rows=1, arrival_s=arrival_s, deadline_s=deadline_s, eligibility=self._anyone)
         judged = self._judge(request, now_s, free_at_s)
-        if isinstance(judged, Admitted):
+        if isinstance(judged, Admitted) or judged.cause == "budget":
             return None
         # Until work is done or dropped the queue only grows and time only passes: who asks for no more than
         # this one is refused like it.
         self._closed = (deadline_s, judged)
         self._count_arrival(request, now_s)
-        self._refuse(now_s)
+        self._refuse(judged, now_s)
         return judged
 
     def decide(self, now_s: float, idle: int, free_at_s: Sequence[float]) -> Decision:
@@ -176,8 +182,17 @@ class Scheduler:
         A single stall (a collection, a preemption) may not close the door to tight budgets: what is far
         above the usual counts as a step above it.
         """
-        step_s = min(seconds, 2 * self.overhead_s + OVERHEAD_STEP_S) - self.overhead_s
-        self.overhead_s += OVERHEAD_WEIGHT * step_s
+        self.overhead_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.overhead_s)
+
+    def least_s(self, request: Request) -> float:
+        """Time from receipt to answer on an idle gateway with the request's fastest variant, with room for noise."""
+        expected_s = self.latency.mean_s(request.eligibility.variants[0], request.rows)
+        return self._door_s + expected_s * self.latency.quantile_ratio(self.options.plan_quantile) + self.overhead_s
+
+    @staticmethod
+    def _step_s(seen_s: float, usual_s: float) -> float:
+        """How far a measurement lies from the usual, with what is far above it cut."""
+        return min(seen_s, 2 * usual_s + OVERHEAD_STEP_S) - usual_s
 
     def explain(self, request: Request, variant: int) -> Reason:
         """Why `variant` answered `request`."""
@@ -198,12 +213,14 @@ class Scheduler:
             plan=self._plan,
             free_at_s=free_at_s,
             overhead_s=self.overhead_s,
+            door_s=self._door_s,
             ratio=self.latency.quantile_ratio(self.options.plan_quantile),
             max_bytes=self.options.max_bytes,
         )
 
-    def _refuse(self, now_s: float) -> None:
-        self._refused_at_s = now_s
+    def _refuse(self, verdict: Rejected, now_s: float) -> None:
+        if verdict.cause != "budget":
+            self._refused_at_s = now_s
         if now_s - self._learnt_at_s > RELAX_AFTER_S:
             self._learnt_at_s = now_s
             self._closed = None

@@ -8,6 +8,7 @@ process and is removed. Everything that looks at doorways and then acts holds th
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -27,6 +28,8 @@ _LOCK_TIMEOUT_S = 15.0
 _ASK_TIMEOUT_S = 1.0
 _BIND_PATIENCE_S = 1.0  # a killed holder closes its descriptors one after the other
 _BIND_PAUSE_S = 0.05
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python's socket module does not name it
+_BPF_RETURN = 0x06
 _LONGEST_PATH = 107  # bytes of sockaddr_un.sun_path, less the final zero
 
 
@@ -57,20 +60,41 @@ class SharedListener:
         if self._rendezvous is None or self._doorway is None:
             return False
         with _locked(self._rendezvous, self.port):
-            for path in _doorways(self._rendezvous, self.port):
-                if path == self._doorway.path:
-                    continue
-                other = _ask(path)
-                if other is not None:
-                    other.close()
-                    self._shut()
-                    return True
+            return self._leave(self._rendezvous, self._doorway)
+
+    def leave_or_shut(self) -> bool:
+        """`leave`; but the last holder shuts the door: from now on the kernel drops whoever wants to connect.
+
+        Without that it would go on completing handshakes until the moment of `close`, which resets them. A client
+        whose first packet is dropped tries again a second later, and is then refused. What is in the backlog
+        already can still be accepted.
+        """
+        if self._rendezvous is None or self._doorway is None:
+            _drop_everything(self.sock)
+            return False
+        with _locked(self._rendezvous, self.port):
+            if self._leave(self._rendezvous, self._doorway):
+                return True
+            self._doorway.close()  # nobody may get a socket that hears nothing
+            self._doorway = None
+            _drop_everything(self.sock)
+        return False
+
+    def _leave(self, rendezvous: Path, doorway: "_Doorway") -> bool:
+        for path in _doorways(rendezvous, self.port):
+            if path == doorway.path:
+                continue
+            other = _ask(path)
+            if other is not None:
+                other.close()
+                self._shut()
+                return True
         return False
 
     def close(self) -> None:
         """Close this copy whoever else holds one. A last holder's close resets what is left in the backlog."""
         if self._rendezvous is None or self._doorway is None:
-            self.sock.close()
+            self._shut()
             return
         with _locked(self._rendezvous, self.port):
             self._shut()
@@ -149,6 +173,14 @@ class _Doorway:
                 caller.settimeout(_ASK_TIMEOUT_S)
                 if _same_user(caller):
                     socket.send_fds(caller, [b"L"], [self._listening.fileno()])
+
+
+def _drop_everything(sock: socket.socket) -> None:
+    """Let the kernel drop every packet that is for the listening socket itself (Linux, no privilege needed)."""
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))  # struct sock_filter: return 0
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(drop))  # struct sock_fprog
+    with contextlib.suppress(OSError):  # where it cannot be had, the close is as abrupt as anywhere
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def _held(sock: socket.socket, rendezvous: Path) -> SharedListener:

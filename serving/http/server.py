@@ -148,6 +148,8 @@ class HttpServer:
             if listener.accepted != accepted or listener.is_full:
                 accepted, quiet_since_s = listener.accepted, self._clock()
         listener.stop()
+        if await asyncio.to_thread(self._listening.leave_or_shut):
+            return  # somebody came in the meantime
         listener.accept_rest()
         await asyncio.to_thread(self._listening.close)
         await listener.settled(max(0.0, give_up_s - self._clock()))
