@@ -1,0 +1,203 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from models import calibrate
+from models.calibrate import (
+    BATCH_ROWS,
+    fingerprint,
+    known_profiles,
+    least_seconds,
+    measure,
+    processor,
+    profile_family,
+    random_inputs,
+)
+from models.manifest import Datatype, Family, LatencyProfile, TensorSpec, Variant
+from models.session import ModelRunError, Session, Tensor
+from tests.support import tiny_models
+
+
+class Timed:
+    """In the place of a session: a batch takes what `ms` says, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ms_of: Mapping[int, float], axis: str = "x") -> None:
+        self.now_s = 0.0
+        self.rows: list[int] = []
+        self.busy: list[float] = []
+        """Extra milliseconds of the next runs: the host is busy."""
+        self.fails = False
+        self._ms_of = ms_of
+        self._axis = axis
+        monkeypatch.setattr(calibrate.time, "perf_counter", lambda: self.now_s)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        rows = len(inputs[self._axis])
+        self.rows.append(rows)
+        self.now_s += (self._ms_of[rows] + (self.busy.pop(0) if self.busy else 0.0)) / 1e3
+        if self.fails:
+            raise ModelRunError("no such index")
+        return {}
+
+    def as_session(self) -> Session:
+        return cast("Session", self)
+
+
+def family(max_batch_rows: int = 256, shape: tuple[int, ...] = (-1, 2)) -> Family:
+    tensor = TensorSpec(name="x", datatype="FP32", shape=shape)
+    variants = tuple(
+        Variant(name=name, file=f"{name}.onnx", sha256=digit * 64, size_bytes=1)
+        for name, digit in (("a", "0"), ("b", "1"))
+    )
+    return Family(name="m", inputs=(tensor,), outputs=(tensor,), max_batch_rows=max_batch_rows, variants=variants)
+
+
+ALL_PAY = {rows: 1.0 + rows / 100 for rows in BATCH_ROWS}
+NONE_PAY = {rows: 10.0 * rows for rows in BATCH_ROWS}
+
+
+def test_a_profile_says_what_each_size_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = measure(Timed(monkeypatch, ALL_PAY).as_session(), family(), within_s=1.0)
+    assert profile.rows == BATCH_ROWS
+    assert profile.seconds == pytest.approx([ALL_PAY[rows] / 1e3 for rows in BATCH_ROWS])
+
+
+def test_sizes_stop_where_throughput_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = measure(Timed(monkeypatch, NONE_PAY).as_session(), family(), within_s=10.0)
+    assert profile.rows[0] == 1
+    assert len(profile.rows) <= 5
+
+
+def test_sizes_stop_beyond_the_usual_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = measure(Timed(monkeypatch, ALL_PAY).as_session(), family(), within_s=0.00103)
+    assert profile.rows == (1, 2, 4)
+
+
+def test_sizes_stop_at_the_limit_of_the_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measure(Timed(monkeypatch, ALL_PAY).as_session(), family(8), within_s=1.0).rows == (1, 2, 4, 8)
+    timed = Timed(monkeypatch, ALL_PAY)
+    assert measure(timed.as_session(), family(shape=(2, 2)), within_s=1.0).rows == (1,)
+    assert set(timed.rows) == {2}  # a model without a batch axis is run as it is
+
+
+def test_a_busy_moment_of_the_host_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(monkeypatch, ALL_PAY)
+    timed.busy = [0.0, 50.0, 0.0, 50.0, 50.0, 0.0] * 3
+    profile = measure(timed.as_session(), family(4), within_s=1.0)
+    assert profile.seconds == pytest.approx([ALL_PAY[rows] / 1e3 for rows in (1, 2, 4)])
+
+
+def test_an_input_the_model_cannot_process_still_tells_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(monkeypatch, ALL_PAY)
+    timed.fails = True
+    assert least_seconds(timed.as_session(), {"x": np.zeros((4, 2), np.float32)}) == pytest.approx(0.00104)
+
+
+def test_a_real_session_is_measured() -> None:
+    content = tiny_models.affine()
+    profile = measure(Session(content), tiny_models.family_of({"a": content}, max_batch_rows=4), within_s=1.0)
+    assert profile.rows == (1, 2, 4)
+    assert all(0 < seconds < 1 for seconds in profile.seconds)
+    assert (profile.energy_mj_per_row, profile.energy_source) == (0.0, "none")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "dtype"),
+    [
+        ("FP32", "float32"),
+        ("FP16", "float16"),
+        ("INT8", "int8"),
+        ("UINT64", "uint64"),
+        ("BOOL", "bool"),
+        ("BYTES", "O"),
+    ],
+)
+def test_random_inputs_fit_the_family(datatype: Datatype, dtype: str) -> None:
+    specs = (TensorSpec(name="x", datatype=datatype, shape=(-1, 3, -1)),)
+    array = random_inputs(specs, 5)["x"]
+    assert array.dtype == np.dtype(dtype)
+    assert array.shape == (5, 3, calibrate.FREE_AXIS)
+    np.testing.assert_array_equal(array, random_inputs(specs, 5)["x"])
+
+
+class Sessions:
+    """Hands out timed sessions and keeps for whom."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.asked: list[str] = []
+
+    def __call__(self, variant: Variant) -> Session:
+        self.asked.append(variant.name)
+        return Timed(self._patch, ALL_PAY).as_session()
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Sessions:
+    return Sessions(monkeypatch)
+
+
+def profiles_of(sessions: Sessions, cache: Path, **rest: bool) -> dict[str, LatencyProfile]:
+    return profile_family(family(4), sessions, cache_dir=cache, watts_per_core=10.0, **rest)
+
+
+def test_what_was_measured_is_remembered(sessions: Sessions, tmp_path: Path) -> None:
+    first = profiles_of(sessions, tmp_path / "cache")
+    assert profiles_of(sessions, tmp_path / "cache") == first
+    assert sessions.asked == ["a", "b"]
+    assert known_profiles(family(4), cache_dir=tmp_path / "cache", watts_per_core=10.0) == first
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_measuring_again_is_a_matter_of_asking(sessions: Sessions, tmp_path: Path) -> None:
+    profiles_of(sessions, tmp_path)
+    profiles_of(sessions, tmp_path, refresh=True)
+    assert sessions.asked == ["a", "b"] * 2
+
+
+def test_only_what_is_not_known_is_measured(sessions: Sessions, tmp_path: Path) -> None:
+    profiles_of(sessions, tmp_path)
+    (tmp_path / f"{fingerprint(family().variant('b'))}.json").write_text("{torn")
+    assert known_profiles(family(), cache_dir=tmp_path, watts_per_core=1.0) is None
+    profiles_of(sessions, tmp_path)
+    assert sessions.asked == ["a", "b", "b"]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(sessions: Sessions, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    found = profiles_of(sessions, tmp_path / "file" / "cache")
+    assert set(found) == {"a", "b"}
+
+
+def test_progress_is_told(sessions: Sessions, tmp_path: Path) -> None:
+    said: list[str] = []
+    profile_family(family(1), sessions, cache_dir=tmp_path, watts_per_core=0, progress=said.append)
+    assert said == ["measuring m a", "measuring m b"]
+
+
+def test_energy_is_processor_time_times_power(sessions: Sessions, tmp_path: Path) -> None:
+    profile = profiles_of(sessions, tmp_path)["a"]
+    assert profile.energy_source == "estimate"
+    assert profile.energy_mj_per_row == pytest.approx(10.0 * 1.01)  # 10 W for 1.01 ms
+    known = known_profiles(family(), cache_dir=tmp_path, watts_per_core=0)
+    assert known is not None
+    assert (known["a"].energy_source, known["a"].energy_mj_per_row) == ("none", 0.0)
+
+
+def test_a_profile_holds_for_one_artifact_and_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = family().variants
+    assert fingerprint(a) == fingerprint(a.model_copy(update={"name": "other"}))
+    assert fingerprint(a) != fingerprint(b)
+    before = fingerprint(a)
+    monkeypatch.setattr(calibrate.os, "sched_getaffinity", lambda _pid: set(range(99)))
+    assert fingerprint(a) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(calibrate, "processor", lambda: "another")
+    assert fingerprint(a) != before
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor()

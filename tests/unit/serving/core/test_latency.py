@@ -1,0 +1,175 @@
+from collections.abc import Sequence
+from itertools import pairwise, product
+from math import exp, log
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core.latency import (
+    PRIOR_RESIDUALS,
+    RATIO_CLIP,
+    RESIDUALS,
+    LatencyModel,
+    LatencyTable,
+    isotonic,
+)
+
+milliseconds = st.integers(1, 50).map(lambda ms: ms / 1e3)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> LatencyTable:
+    rows = sorted(draw(st.sets(st.integers(1, 40), min_size=1, max_size=6)))
+    return LatencyTable(rows, draw(st.lists(milliseconds, min_size=len(rows), max_size=len(rows))))
+
+
+def squares(fitted: Sequence[float], values: Sequence[float]) -> float:
+    return sum((a - b) ** 2 for a, b in zip(fitted, values, strict=True))
+
+
+def test_isotonic_pools_what_falls() -> None:
+    assert isotonic([1, 3, 2, 4]) == [1, 2.5, 2.5, 4]
+    assert isotonic([3, 2, 1]) == [2, 2, 2]
+    assert isotonic([1, 2, 2, 5]) == [1, 2, 2, 5]
+    assert isotonic([]) == []
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5))
+def test_isotonic_is_the_nearest_rising_sequence(values: list[int]) -> None:
+    fitted = isotonic(values)
+    assert all(a <= b + 1e-12 for a, b in pairwise(fitted))
+    # Every block of the optimum is a mean of neighbours: try all ways to cut the sequence into blocks.
+    best = float("inf")
+    for cuts in product((False, True), repeat=len(values) - 1):
+        blocks: list[list[int]] = [[values[0]]]
+        for cut, value in zip(cuts, values[1:], strict=True):
+            if cut:
+                blocks.append([value])
+            else:
+                blocks[-1].append(value)
+        means = [sum(block) / len(block) for block in blocks for _ in block]
+        if all(a <= b for a, b in pairwise(means)):
+            best = min(best, squares(means, values))
+    assert squares(fitted, values) == pytest.approx(best)
+
+
+@given(tables())
+def test_more_rows_never_take_less_time(table: LatencyTable) -> None:
+    times = [table.seconds(rows) for rows in range(1, 100)]
+    assert all(a <= b + 1e-12 for a, b in pairwise(times))
+    assert times[0] > 0
+
+
+def test_a_table_interpolates_and_goes_on_with_the_last_slope() -> None:
+    table = LatencyTable((2, 4, 8), (0.002, 0.003, 0.007))
+    assert table.seconds(1) == 0.002  # nothing smaller was measured
+    assert table.seconds(3) == pytest.approx(0.0025)
+    assert table.seconds(5) == pytest.approx(0.004)
+    assert table.seconds(8) == pytest.approx(0.007)
+    assert table.seconds(12) == pytest.approx(0.011)
+
+
+def test_rows_beyond_a_flat_end_are_not_free() -> None:
+    table = LatencyTable((1, 8), (0.008, 0.008))
+    assert table.seconds(16) == pytest.approx(0.008 + 8 * 0.0005)
+
+
+def test_a_table_of_one_size_extends_proportionally() -> None:
+    assert LatencyTable((4,), (0.008,)).seconds(8) == pytest.approx(0.016)
+
+
+@given(tables(), st.integers(1, 64), st.integers(0, 5))
+def test_the_knee_is_the_smallest_of_the_nearly_best_batches(table: LatencyTable, most: int, overhead_ms: int) -> None:
+    overhead_s = overhead_ms / 1e3
+    knee = table.knee_rows(overhead_s, most)
+    sizes = {1 << power for power in range(7) if 1 << power <= most} | {most}
+    rates = {size: size / (table.seconds(size) + overhead_s) for size in sizes}
+    assert knee in sizes
+    assert rates[knee] >= 0.9 * max(rates.values()) - 1e-9
+    assert all(rates[size] < 0.9 * max(rates.values()) + 1e-9 for size in sizes if size < knee)
+
+
+def test_the_overhead_of_a_batch_moves_the_knee() -> None:
+    no_gain = LatencyTable((1, 2, 4, 8), (0.001, 0.002, 0.004, 0.008))
+    assert no_gain.knee_rows(0.0, 8) == 1
+    assert no_gain.knee_rows(0.001, 8) == 4  # 4 rows in 5 ms are 0.9 of 8 in 9 ms
+    assert no_gain.knee_rows(0.001, 3) == 3
+    assert no_gain.knee_rows(0.001, 1) == 1
+
+
+@given(tables(), milliseconds)
+def test_the_least_price_of_a_row_is_that_of_some_measured_batch_in_time(table: LatencyTable, within_s: float) -> None:
+    price_s = table.least_seconds_per_row(within_s)
+    in_time = [table.seconds(n) / n for n in table.rows if table.seconds(n) <= within_s]
+    assert price_s == pytest.approx(min([table.seconds(1), *in_time]))
+
+
+def test_the_prior_is_believed_until_batches_are_seen() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))])
+    assert model.quantile_ratio(1.0) == max(PRIOR_RESIDUALS)
+    assert model.quantile_ratio(0.5) == sorted(PRIOR_RESIDUALS)[5]
+    for _ in range(RESIDUALS):
+        model.observe(0, 1, model.mean_s(0, 1))
+    assert model.quantile_ratio(0.01) == model.quantile_ratio(1.0) == pytest.approx(1.0)
+
+
+@given(st.lists(st.sampled_from((0.5, 0.8, 1.0, 1.2, 3.0)), max_size=450))
+def test_quantiles_are_those_of_the_last_ratios(ratios: list[float]) -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))])
+    seen = [*PRIOR_RESIDUALS, *(model.observe(0, 1, 0.01 * ratio) for ratio in ratios)]
+    window = sorted(seen[-RESIDUALS:])
+    for quantile in (0.1, 0.5, 0.9, 1.0):
+        assert model.quantile_ratio(quantile) == window[min(len(window) - 1, int(quantile * len(window)))]
+    for slack in (0.4, 1.0, 2.0):
+        share = sum(ratio <= slack + 1e-9 for ratio in window) / len(window)
+        assert model.met_probability(0.01, 0.01 * slack) == pytest.approx(share)
+
+
+def test_nothing_is_met_without_slack() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))])
+    assert model.met_probability(0.01, 0.0) == model.met_probability(0.01, -1.0) == 0.0
+
+
+def test_an_exact_fit_is_a_fit() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.1,))], prior_residuals=(1.0,))
+    assert model.met_probability(0.1 + 0.2, 0.3) == 1.0
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.7])
+def test_the_slowdown_converges_to_the_true_factor(factor: float) -> None:
+    model = LatencyModel([LatencyTable((1, 8), (0.01, 0.03)), LatencyTable((1,), (0.2,))])
+    for turn in range(120):
+        variant, rows = turn % 2, 1 + turn % 8
+        model.observe(variant, rows, factor * model.tables[variant].seconds(rows))
+    assert model.slowdown == pytest.approx(factor, rel=1e-3)
+    assert model.mean_s(1, 1) == pytest.approx(0.2 * factor, rel=1e-3)
+
+
+def test_a_host_far_slower_than_calibrated_is_learnt_too() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))])
+    for _ in range(200):
+        model.observe(0, 1, 0.08)
+    assert model.slowdown == pytest.approx(8.0, rel=1e-3)
+
+
+def test_a_stall_does_not_bend_the_mean_but_shows_in_the_quantiles() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))], prior_residuals=(1.0,))
+    for _ in range(99):
+        model.observe(0, 1, model.mean_s(0, 1))
+    model.observe(0, 1, 10.0)
+    assert 1 < model.slowdown <= exp(0.1 * log(RATIO_CLIP)) + 1e-12
+    assert model.quantile_ratio(1.0) == pytest.approx(1000.0)
+    assert model.quantile_ratio(0.9) == pytest.approx(1.0)
+
+
+def test_relaxing_goes_half_way_back_and_takes_old_stalls_out_of_the_quantiles() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))])
+    for _ in range(300):
+        model.observe(0, 1, 4 * 0.01)
+    model.relax()
+    assert model.slowdown == pytest.approx(2.0, rel=1e-3)
+    for _ in range(4):
+        model.relax()
+    assert model.slowdown == pytest.approx(4 ** (1 / 32), rel=1e-3)
+    assert model.quantile_ratio(1.0) == max(PRIOR_RESIDUALS)

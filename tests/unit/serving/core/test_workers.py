@@ -1,0 +1,86 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.core.workers import Workers
+
+
+class Naive:
+    """A worker is a list of batches: (earliest start, expected time)."""
+
+    def __init__(self, count: int, depth: int) -> None:
+        self.queues: list[list[tuple[float, float]]] = [[] for _ in range(count)]
+        self.depth = depth
+
+    def free(self, number: int, now_s: float) -> float:
+        end_s = 0.0
+        for start_s, expected_s in self.queues[number]:
+            end_s = max(end_s, start_s) + expected_s
+        return max(now_s, end_s)
+
+    def finish(self, number: int, now_s: float) -> None:
+        self.queues[number].pop(0)
+        # What follows starts now.
+        self.queues[number] = [(now_s, expected_s) for _, expected_s in self.queues[number]]
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(0, 4), st.none() | st.integers(1, 9)), max_size=40),
+    st.data(),
+)
+def test_booking_agrees_with_plain_lists(
+    count: int, depth: int, events: list[tuple[int, int | None]], data: st.DataObject
+) -> None:
+    workers, naive = Workers(count, depth), Naive(count, depth)
+    now_s = 0.0
+    for passes, starts in events:
+        now_s += float(passes)
+        if starts is not None and workers.idle:
+            free = {n: naive.free(n, now_s) for n in range(count) if len(naive.queues[n]) < depth}
+            number = workers.start(now_s, float(starts))
+            assert free[number] == min(free.values())
+            naive.queues[number].append((now_s, float(starts)))
+        elif any(naive.queues):
+            number = data.draw(st.sampled_from([n for n in range(count) if naive.queues[n]]))
+            workers.finish(number, now_s)
+            naive.finish(number, now_s)
+        in_flight = sum(map(len, naive.queues))
+        assert workers.in_flight == in_flight
+        assert workers.idle == count * depth - in_flight
+        assert workers.busy == sum(1 for queue in naive.queues if queue)
+        times = workers.free_at_s(now_s)
+        assert sorted(times) == sorted(naive.free(n, now_s) for n in range(count))
+        if workers.idle:
+            assert times[0] == min(naive.free(n, now_s) for n in range(count) if len(naive.queues[n]) < depth)
+        else:
+            assert list(times) == sorted(times)
+
+
+def test_the_length_is_the_number_of_workers() -> None:
+    assert len(Workers(3, depth=2)) == 3
+    assert Workers(3, depth=2).idle == 6
+
+
+def test_an_overdue_batch_is_expected_to_end_any_moment() -> None:
+    workers = Workers(1)
+    workers.start(0.0, 1.0)
+    assert workers.free_at_s(0.5) == (1.0,)
+    assert workers.free_at_s(7.0) == (7.0,)
+
+
+def test_the_second_batch_starts_when_the_first_has_ended() -> None:
+    workers = Workers(1, depth=2)
+    workers.start(0.0, 1.0)
+    workers.start(0.5, 2.0)
+    assert workers.free_at_s(0.5) == (3.0,)
+    workers.finish(0, 1.5)
+    assert workers.free_at_s(1.5) == (3.5,)
+
+
+def test_more_batches_than_fit_are_our_own_bug() -> None:
+    workers = Workers(1)
+    workers.start(0.0, 1.0)
+    with pytest.raises(ValueError):
+        workers.start(0.0, 1.0)
