@@ -12,6 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from models.manifest import (
     MANIFEST_NAME,
     NAME_PATTERN,
@@ -19,6 +21,7 @@ from models.manifest import (
     ManifestError,
     TensorSpec,
     Variant,
+    describe,
     read_manifest,
 )
 from models.session import ModelLoadError, Session
@@ -146,14 +149,14 @@ def bare_family(
     family_name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:64]
     if not re.fullmatch(NAME_PATTERN, family_name):
         raise RepositoryError(f"'{family_name}' cannot name a model: use letters, digits, '.', '_' and '-' (--name)")
-    variant = Variant(
-        name="original",
-        file=path.name if re.fullmatch(NAME_PATTERN, path.name) else "model.onnx",
-        sha256=_sha256(content),
-        size_bytes=len(content),
-        accuracy=accuracy,
-    )
     try:
+        variant = Variant(
+            name="original",
+            file=path.name if re.fullmatch(NAME_PATTERN, path.name) else "model.onnx",
+            sha256=_sha256(content),
+            size_bytes=len(content),
+            accuracy=accuracy,
+        )
         family = Family(
             name=family_name,
             version=version,
@@ -162,8 +165,8 @@ def bare_family(
             outputs=_with_labels(session.outputs, labels),
             variants=(variant,),
         )
-    except ValueError as error:
-        raise RepositoryError(f"{path}: {error}") from error
+    except ValidationError as error:
+        raise RepositoryError(f"{path}: {describe(error)}") from error
     return Artifact(family, path.parent, path)
 
 

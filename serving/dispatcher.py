@@ -44,6 +44,13 @@ class Pending:
 
     inputs: Tensors
     future: asyncio.Future[Answer]
+    abandoned: bool = False
+    """Whether the caller went away."""
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.abandoned = True
+        self.future.cancel()
 
 
 class Dispatcher:

@@ -115,7 +115,7 @@ class Gateway:
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise _refused(verdict, lane, request)
         if on_disconnect is not None:
-            on_disconnect(pending.future.cancel)
+            on_disconnect(pending.abandon)
         answer = await self._wait(lane, request, pending)
         return self._account(lane, request, answer)
 
@@ -126,7 +126,7 @@ class Gateway:
         except asyncio.CancelledError:
             self._dispatcher.cancel(lane, request)
             outcome = Outcome.CANCELLED
-            if pending.future.cancelled():
+            if pending.abandoned:
                 raise Cancelled("the caller went away before the answer") from None
             raise
         except Expired:

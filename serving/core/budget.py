@@ -8,6 +8,9 @@ from serving.core.errors import Infeasible, UnknownModel
 from serving.core.fleet import VariantView
 from serving.core.request import Eligibility, Reason
 
+ROUNDING = 1e-9
+"""Milliseconds from the wire and interpolated times differ in their last bits; no budget should fail on that."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestBudget:
@@ -55,7 +58,7 @@ def eligible_variants(budget: RequestBudget, rows: int, variants: tuple[VariantV
 def _fast_enough(budget: RequestBudget, rows: int, candidates: list[VariantView], model: str) -> list[VariantView]:
     """Those that answer `rows` rows within the latency budget on an idle worker, fastest first."""
     by_speed = sorted(candidates, key=lambda v: v.table.seconds(rows))
-    kept = [v for v in by_speed if v.table.seconds(rows) <= budget.latency_s]
+    kept = [v for v in by_speed if v.table.seconds(rows) <= budget.latency_s * (1 + ROUNDING)]
     if not kept:
         quickest = by_speed[0]
         raise Infeasible(
@@ -64,6 +67,11 @@ def _fast_enough(budget: RequestBudget, rows: int, candidates: list[VariantView]
             f"(variant '{quickest.name}')"
         )
     return kept
+
+
+def _cut(value: float) -> str:
+    """Six digits of a share, never above it: a caller who sends it back is not refused again."""
+    return f"{floor(value * 1e6) / 1e6:.6f}".rstrip("0").rstrip(".")
 
 
 def round_up(value: float) -> str:
@@ -84,7 +92,7 @@ def _accurate_enough(budget: RequestBudget, candidates: list[VariantView], model
         best = max(known, key=lambda v: v.accuracy)
         raise Infeasible(
             f"no variant of model '{model}' reaches min_accuracy {floor:g}: "
-            f"the nearest feasible is {best.accuracy:g} (variant '{best.name}')"
+            f"the nearest feasible is {_cut(best.accuracy)} (variant '{best.name}')"
         )
     return kept
 

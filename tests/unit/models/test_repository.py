@@ -236,7 +236,6 @@ def test_a_bare_file_that_cannot_be_served(tmp_path: Path) -> None:
         bare(tmp_path, labels=("a", "b", "c"))
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic's own error passes through")
 def test_a_bare_file_with_an_impossible_accuracy(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="accuracy"):
         bare(tmp_path, accuracy=7.0)

@@ -19,7 +19,7 @@ NEAREST = re.compile(
 )
 
 HAIR = 1 + 1e-9
-"""The last bit of a float may speak against a budget that is met exactly: see the two tests marked xfail."""
+"""The last bit of a float may speak against a budget that is met exactly."""
 
 
 def allowed(rows: int = 1, **budget: object) -> Eligibility:
@@ -111,7 +111,6 @@ def test_what_cannot_be_met_names_the_nearest_that_can(rows: int, budget: Reques
     assert str(caught.value) == text
 
 
-@pytest.mark.xfail(strict=True, reason="interpolated times and milliseconds from the wire differ in their last bit")
 def test_a_latency_budget_that_is_named_is_met_to_the_last_bit() -> None:
     family = (view(0, 0.5, (6, 6, 7)),)  # three rows: half way between 6 and 7 ms
     assert refusal_of(family, RequestBudget(0.001), 3) == (
@@ -121,7 +120,6 @@ def test_a_latency_budget_that_is_named_is_met_to_the_last_bit() -> None:
     assert refusal_of(family, RequestBudget(6.5 / 1e3), 3) is None
 
 
-@pytest.mark.xfail(strict=True, reason="six digits of the accuracy are rounded, not cut")
 def test_an_accuracy_that_is_named_is_reached() -> None:
     family = (view(0, 2 / 3, (1,)),)
     refusal = refusal_of(family, RequestBudget(1.0, min_accuracy=0.9), 1)
