@@ -23,14 +23,17 @@ from models.session import ModelRunError, Session, Tensor, onnxruntime
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TURNS = 5
 RUNS_A_TURN = 10
-TIME_PER_TURN_S = 0.02
+TIME_PER_TURN_S = 0.008
 """Spent on one batch size in one turn: short enough for a start."""
+LONGEST_SHARE = 0.25
+"""Share of the usual budget that a batch may take and still be worth measuring: a longer one leaves no time to wait
+for it. Measuring them was most of a first start."""
 BATCH_OVERHEAD_S = 0.001
 """Assumed cost of a batch besides the model when deciding whether larger batches are worth measuring."""
 MEASURING_TIMEOUT_S = 120.0
 FREE_AXIS = 16
 """What a free axis other than the batch is measured at: profiles of such models are rough."""
-FORMAT = 2
+FORMAT = 3
 
 Progress = Callable[[str], None]
 
@@ -59,7 +62,8 @@ def profile_family(
             profile = None if refresh else _read(place)
             if profile is None:
                 progress(f"measuring {family.name} {variant.name}")
-                profile = measure(session_of(variant), family, within_s=family.default_budget.latency_ms / 1e3)
+                usual_s = family.default_budget.latency_ms / 1e3
+                profile = measure(session_of(variant), family, within_s=usual_s * LONGEST_SHARE)
                 _store(place, profile)
             profiles[variant.name] = _with_energy(profile, watts_per_core)
     return profiles
