@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def log_dir(self) -> Path:
-        """Ray's logs of this session; gone after `stop`."""
+        """Ray's logs of this run; gone after `stop`."""
         return self._ray_dir / "session_latest" / "logs"
 
     def stop(self, grace_s: float) -> None:
