@@ -29,9 +29,9 @@ class HandleBackend:
     """The workers of the split topology, as seen from one gateway replica."""
 
     depth = 2
-    """One batch runs while the next is on its way: with one in flight a worker idles a third of the time."""
+    """One batch runs while the next is on its way."""
     batch_overhead_s = 0.001
-    """Packing, the call, and its way back."""
+    """Assumed, not measured: packing, the call, and its way back."""
 
     def __init__(self, handle: Any, workers: int) -> None:
         """`handle`: a DeploymentHandle of `Worker`; `workers`: its replicas."""

@@ -16,11 +16,12 @@ from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
 
 CLOSE_TIMEOUT_S = 5.0
 INLINE_S = 0.0003
-"""Batches usually quicker than this run in the event loop itself. A hand-over costs about 0.1 ms of processor, and
-its way back waits for the interpreter lock: up to 5 ms when the loop is busy."""
+"""Batches usually quicker than this run in the event loop itself. A hand-over costs about 0.1 ms of processor (70 to
+140 us seen), and its way back waits for the interpreter lock: up to its switch interval of 5 ms when the loop is busy."""
 INLINE_ALONE_S = 0.0015
 """The same for a pool of one worker: with a core to itself the process gains little from computing beside the loop.
-Two such replicas answered 9,000 requests/s of a small MLP, against 7,500 with `INLINE_S` (64 connections, 2 cores)."""
+Two such replicas, against `INLINE_S`, small MLP, 64 connections: 9.0 and 7.5 thousand requests/s, and on a busier
+host 4.7 and 3.8. Two pairs of runs only."""
 
 _Kind = tuple[str, str, int]
 """(model, variant, rows): batches that take about the same time."""
@@ -39,7 +40,7 @@ class LocalPool:
 
     depth = 1
     batch_overhead_s = 0.0002
-    """Task, merge, two hand-offs between threads, split: seen with py-spy on a 2-core host."""
+    """Assumed: the hand-over (about 0.1 ms, measured) and as much again for task, merge and split."""
 
     def __init__(
         self, sessions: Mapping[tuple[str, str], Session], workers: int, *, inline_s: float | None = None

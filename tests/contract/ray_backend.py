@@ -1,6 +1,7 @@
 """The shared suite against real workers. Run by `test_ray_backend` in a process of its own: Ray fixes the
 environment of a process for its life, and this one must be told before anything imports it."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from models.manifest import Family, Variant
 from models.repository import publish
 from models.session import Session
 from serving.config import Settings, load_settings
-from tests.contract.backend_suite import AFFINE, PICKY, SLOW, TRIPLE, BackendSuite, Subject
+from serving.ports import ModelFailed, WorkerLost
+from tests.contract.backend_suite import AFFINE, PICKY, SLOW, TRIPLE, BackendSuite, Subject, batch
 from tests.support import tiny_models
 
 APPLICATION = "contract"
@@ -80,6 +82,68 @@ class TestRayBackend(BackendSuite):
 
         tags = [float(n) for n in range(BY_REFERENCE_BYTES // 8)]
         check((await self.run(subject, AFFINE, *tags)).outputs, tags)
+
+
+class ScriptedHandle:
+    """A handle whose calls end as the script says; no cluster behind it."""
+
+    def __init__(self, *ends: object) -> None:
+        self._ends = list(ends)
+        self.budgets_s: list[float] = []
+
+    def options(self, **_: object) -> "ScriptedHandle":
+        return self
+
+    def remote(self, _model: str, _variant: str, _inputs: object, budget_s: float) -> asyncio.Future[object]:
+        self.budgets_s.append(budget_s)
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        end = self._ends.pop(0)
+        if isinstance(end, Exception):
+            future.set_exception(end)
+        else:
+            future.set_result(end)
+        return future
+
+
+class TestRetries:
+    """A lost worker costs one more try, and only while somebody still needs the result."""
+
+    async def run(self, handle: ScriptedHandle, budget_s: float) -> object:
+        from deployments.handles import HandleBackend
+
+        backend = HandleBackend(handle, WORKERS)
+        try:
+            return await backend.run("tiny/1", AFFINE, batch(1), budget_s)
+        finally:
+            await backend.close()
+
+    async def test_a_lost_worker_is_tried_once_elsewhere_with_what_is_left_of_the_budget(self) -> None:
+        from deployments.worker import Ran
+
+        handle = ScriptedHandle(ConnectionError("gone"), Ran([], 0.1, 0.1))
+        assert await self.run(handle, 5.0) is not None
+        assert len(handle.budgets_s) == 2
+        assert handle.budgets_s[1] < handle.budgets_s[0] <= 5.0
+
+    async def test_it_is_not_tried_a_third_time(self) -> None:
+        handle = ScriptedHandle(*(ConnectionError("gone") for _ in range(3)))
+        with pytest.raises(WorkerLost):
+            await self.run(handle, 5.0)
+        assert len(handle.budgets_s) == 2
+
+    async def test_it_is_not_tried_again_when_the_budget_is_spent(self) -> None:
+        handle = ScriptedHandle(ConnectionError("gone"), ConnectionError("gone"))
+        with pytest.raises(WorkerLost):
+            await self.run(handle, 0.0)
+        assert len(handle.budgets_s) == 1
+
+    async def test_what_the_model_refuses_is_not_tried_again(self) -> None:
+        from deployments.worker import Refused
+
+        handle = ScriptedHandle(Refused("no"), Refused("no"))
+        with pytest.raises(ModelFailed, match="no"):
+            await self.run(handle, 5.0)
+        assert len(handle.budgets_s) == 1
 
 
 if __name__ == "__main__":
