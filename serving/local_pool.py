@@ -16,8 +16,9 @@ from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
 
 CLOSE_TIMEOUT_S = 5.0
 INLINE_S = 0.0003
-"""Batches usually quicker than this run in the event loop itself. A hand-over costs about 0.1 ms of processor (70 to
-140 us seen), and its way back waits for the interpreter lock: up to 5 ms, its switch interval, when the loop is busy."""
+"""Batches usually quicker than this run in the event loop itself. A hand-over costs about 0.1 ms of processor
+(70 to 140 us seen), and its way back waits for the interpreter lock: up to its switch interval of 5 ms when the
+loop is busy."""
 INLINE_ALONE_S = 0.0015
 """The same for a pool of one worker: with a core to itself the process gains little from computing beside the loop.
 Two such replicas, against `INLINE_S`, small MLP, 64 connections: 9.0 and 7.5 thousand requests/s, and on a busier
