@@ -50,12 +50,16 @@ def admit(
     waiting = queue.requests
     alike = queue.all_like(request)
     with_it = [*waiting[:at], request, *waiting[at:]]
-    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike)
+    backlog = plan.backlog(queue)
+    fuller = backlog.merged(at, plan.backlog_of(request))
+    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike, backlog=fuller)
     if not missed.count:
         return _ADMITTED
     newcomer_misses = missed.last and at == len(waiting)
     if not newcomer_misses:
-        without_it = plan.misses(waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike)
+        without_it = plan.misses(
+            waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike, backlog=backlog
+        )
         if missed.count <= without_it.count:
             return _ADMITTED
     # On an idle gateway it would have stood here `door_s` after its receipt.

@@ -1,6 +1,6 @@
 """The queue of one model: earliest deadline first, counted in rows and bytes."""
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -19,6 +19,7 @@ class EdfQueue:
     def __init__(self) -> None:
         self._keys: list[_Key] = []
         self._requests: list[Request] = []
+        self._works_s: list[float] = []
         self._key_of: dict[Request, _Key] = {}
         self._classes: Counter[tuple[Eligibility, object]] = Counter()
         self._serial = 0
@@ -45,6 +46,16 @@ class EdfQueue:
         return self._requests
 
     @property
+    def works_s(self) -> list[float]:
+        """The work of each request, in the same order; as it was given. The queue's own list: read it only."""
+        return self._works_s
+
+    @property
+    def fallbacks(self) -> set[int]:
+        """The cheapest variants of the requests."""
+        return {eligibility.variants[0] for eligibility, _ in self._classes}
+
+    @property
     def alike(self) -> bool:
         """Whether every request has one row and may share a batch with any other."""
         return len(self._classes) <= 1 and self.rows == len(self._requests)
@@ -59,17 +70,19 @@ class EdfQueue:
         """Where a request not yet in the queue would stand: how many go before it."""
         return bisect_left(self._keys, (request.deadline_s, request.priority, self._serial + 1))
 
-    def push(self, request: Request) -> None:
-        """Add a request that is not in the queue."""
+    def push(self, request: Request, work_s: float = 0.0) -> None:
+        """Add a request that is not in the queue. `work_s`: worker-seconds it stands for, whoever counts them."""
         self._serial += 1
         key = (request.deadline_s, request.priority, self._serial)
         if not self._keys or key > self._keys[-1]:
             self._keys.append(key)
             self._requests.append(request)
+            self._works_s.append(work_s)
         else:
             at = bisect_left(self._keys, key)
-            insort(self._keys, key)
+            self._keys.insert(at, key)
             self._requests.insert(at, request)
+            self._works_s.insert(at, work_s)
         self._key_of[request] = key
         self._classes[request.eligibility, request.group] += 1
         self.rows += request.rows
@@ -83,6 +96,7 @@ class EdfQueue:
         at = bisect_left(self._keys, key)
         del self._keys[at]
         del self._requests[at]
+        del self._works_s[at]
         self._forget(request)
         return True
 
@@ -93,6 +107,7 @@ class EdfQueue:
         if taken == self._requests[:count]:
             del self._keys[:count]
             del self._requests[:count]
+            del self._works_s[:count]
             for request in taken:
                 del self._key_of[request]
                 self._forget(request)

@@ -7,8 +7,9 @@ keep anyway: that screen is what holds attainment near 1 close to capacity, wher
 head's slack on a large variant while the queue behind it grows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from math import inf
 
@@ -16,12 +17,18 @@ from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.hull import CapacityValue
 from serving.core.latency import LatencyModel
-from serving.core.plan import TOLERANCE_S, FallbackPlan, joins
+from serving.core.plan import NO_MISSES, TOLERANCE_S, Backlog, FallbackPlan
 from serving.core.request import Request
 from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
 HULL_STALE = 0.1
 """The hull is rebuilt when the horizon over the slowdown moved by more than this share."""
+WINDOW = 96
+"""Requests at the head among which a batch finds its members."""
+MOST_SCREENED = 6
+"""Candidates that are checked against the plan before its own next batch is taken."""
+SHORT_QUEUE = 6
+"""So few requests are planned faster than they are checked as a fluid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +47,20 @@ class LookAheadSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    variant: int
+    variant: VariantView
     members: Sequence[Request]
-    rows: int
+    sizes: Sequence[int]
+    """Rows of the first member, of the first two, ..."""
+    count: int
+    """Members that would go."""
     expected_s: float
     score: float
+    certain: bool
+    """Whether every member would be in time even in the worst case known."""
+
+    @property
+    def rows(self) -> int:
+        return self.sizes[self.count - 1]
 
 
 class LookAhead:
@@ -75,9 +91,8 @@ class LookAhead:
         # single long batch. The plan counts on the former: what is next waits the moment until it opens.
         if not fleet.idle or fleet.free_at_s[0] > start_s:
             return Wait(self._last_chance_s(queue.head, fleet))
-        candidates = self._candidates(queue, start_s, now_s, fleet)
-        choice = self._best_allowed(candidates, queue, start_s, now_s, fleet)
-        return Dispatch(choice.variant, tuple(choice.members), choice.rows, choice.expected_s)
+        choice = self._choose(queue, start_s, now_s, fleet)
+        return Dispatch(choice.variant.index, tuple(choice.members[: choice.count]), choice.rows, choice.expected_s)
 
     def _hopeless(self, queue: EdfQueue, start_s: float, fleet: FleetSnapshot) -> tuple[Request, ...]:
         """The requests at the head that even their fastest variant, started next, would probably miss."""
@@ -96,147 +111,204 @@ class LookAhead:
         needed_s = expected_s * self._latency.quantile_ratio(self._settings.min_success)
         return head.deadline_s - fleet.overhead_s - needed_s
 
-    def _candidates(self, queue: EdfQueue, start_s: float, now_s: float, fleet: FleetSnapshot) -> list[_Candidate]:
-        """Every eligible variant with batches from the most rows it can use down to one request."""
-        found = []
+    def _choose(self, queue: EdfQueue, start_s: float, now_s: float, fleet: FleetSnapshot) -> _Candidate:
+        """The candidate of highest score that the plan allows; where there is none, the plan's own next batch.
+
+        Each variant is tried with as many rows as it can use and with an even share for each idle worker. Smaller
+        batches of a variant are looked at when that is not allowed, or not certain to be in time.
+        """
+        outlook = self._outlook(queue, now_s, fleet)
+        slack_s = -fleet.overhead_s - start_s
+        share = -(-len(queue) // max(1, fleet.idle))
+        share_rows = -(-queue.rows // max(1, fleet.idle))
+
+        def rated(variant: VariantView, members: Sequence[Request], sizes: Sequence[int], count: int) -> _Ranked:
+            rows = sizes[count - 1]
+            expected_s = self._latency.mean_s(variant.index, rows)
+            gain, certain = self._gain(members, count, rows, expected_s, slack_s)
+            score = gain * variant.accuracy + outlook.value(rows, expected_s)
+            score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
+            candidate = _Candidate(variant, members, sizes, count, expected_s, score, certain)
+            # The score decides. With capacity to spare many batches score alike: then a batch is not larger than
+            # its fair share of the queue over the idle workers, and as cheap a row as that allows.
+            cost_s = (expected_s + fleet.batch_overhead_s) / rows
+            return -round(score, 9), rows > share_rows, cost_s, variant.index, count, candidate
+
+        ranked = []
         for variant in self._variants:
             members = self._members(queue, variant)
-            sizes = list(accumulate(request.rows for request in members))
-            for count in _counts(len(members), fleet.idle):
-                rows = sizes[count - 1]
-                expected_s = self._latency.mean_s(variant.index, rows)
-                chosen = members[:count]
-                score = self._gain(variant, chosen, expected_s, start_s, fleet)
-                score += self._later(queue.rows - rows, expected_s, now_s, fleet)
-                score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
-                found.append(_Candidate(variant.index, chosen, rows, expected_s, score))
-        return found
+            if members:
+                sizes = list(accumulate(request.rows for request in members))
+                ranked += [rated(variant, members, sizes, n) for n in {len(members), min(share, len(members))}]
+        ranked += [
+            rated(c.variant, c.members, c.sizes, count)
+            for *_, c in list(ranked)
+            if not c.certain
+            for count in _halves(c.count)
+        ]
+        heapify(ranked)
+        screen = _Screen(self._plan, self._latency.quantile_ratio(self._settings.plan_quantile), queue, now_s, fleet)
+        failed: list[_Candidate] = []
+        while ranked and screen.looks < MOST_SCREENED:
+            candidate = heappop(ranked)[-1]
+            if any(c.expected_s <= candidate.expected_s and c.rows >= candidate.rows for c in failed):
+                continue  # takes longer and serves no more than one that failed: fails too
+            if screen.allows(candidate, start_s):
+                return candidate
+            failed.append(candidate)
+            if candidate.certain and candidate.count > 1:
+                half = rated(candidate.variant, candidate.members, candidate.sizes, candidate.count // 2)
+                heappush(ranked, half)
+        return self._planned(queue, start_s, screen.ratio, fleet)
 
     @staticmethod
     def _members(queue: EdfQueue, variant: VariantView) -> Sequence[Request]:
         """The first requests in deadline order that may form a batch on this variant, up to its knee."""
         if queue.alike:
-            eligible = variant.index in queue.head.eligibility.variants
-            return queue.requests[: variant.knee_rows] if eligible else ()
+            return queue.requests[: variant.knee_rows] if queue.head.eligibility.mask >> variant.index & 1 else ()
         members: list[Request] = []
-        rows = 0
-        for request in queue:
-            if members:
-                if rows + request.rows > variant.knee_rows:
-                    break
-                if not (variant.index in request.eligibility.variants and joins(request, members[0], variant.index)):
-                    continue
-            elif variant.index not in request.eligibility.variants:
+        rows, bit, knee = 0, 1 << variant.index, variant.knee_rows
+        for request in queue.requests[:WINDOW]:
+            if not request.eligibility.mask & bit:
                 continue
+            if members:
+                if rows + request.rows > knee:
+                    break
+                if request.group != members[0].group:
+                    continue
             members.append(request)
             rows += request.rows
-            if rows >= variant.knee_rows:
+            if rows >= knee:
                 break
         return members
 
     def _gain(
-        self,
-        variant: VariantView,
-        members: Sequence[Request],
-        expected_s: float,
-        start_s: float,
-        fleet: FleetSnapshot,
-    ) -> float:
-        """Accuracy expected in time from this batch, summed over its rows."""
-        gain = 0.0
-        certain = False  # members stand in deadline order: once one is certain, so are the rest
-        for request in members:
-            probability = 1.0
-            if not certain:
-                slack_s = request.deadline_s - fleet.overhead_s - start_s
-                probability = self._latency.met_probability(expected_s, slack_s)
-                certain = probability == 1.0
-            gain += probability * request.rows
-        return gain * variant.accuracy
+        self, members: Sequence[Request], count: int, rows: int, expected_s: float, slack_s: float
+    ) -> tuple[float, bool]:
+        """Rows expected to be answered in time, and whether all are certain to be.
 
-    def _later(self, rows_behind: int, expected_s: float, now_s: float, fleet: FleetSnapshot) -> float:
-        """Most accuracy that the rows behind and those to come can get from the worker time that remains."""
+        `slack_s` plus a deadline is the time until it. Members stand in deadline order: once one is certain,
+        so are those behind it.
+        """
+        gain, before = 0.0, 0
+        for request in members[:count]:
+            probability = self._latency.met_probability(expected_s, request.deadline_s + slack_s)
+            if probability == 1.0:
+                return gain + rows - before, before == 0
+            gain += probability * request.rows
+            before += request.rows
+        return gain, False
+
+    def _outlook(self, queue: EdfQueue, now_s: float, fleet: FleetSnapshot) -> "_Outlook":
+        """What the rows that stay behind and those to come can still get out of the workers' time."""
         horizon_s = fleet.horizon_s
-        open_s = sum(max(0.0, horizon_s - max(0.0, at_s - now_s)) for at_s in fleet.free_at_s)
-        rows = rows_behind + fleet.arrival_rate * horizon_s
-        capacity_s = self._settings.utilization * (open_s - expected_s)
-        return self._hull(horizon_s).of(rows, capacity_s / self._latency.slowdown)
+        end_s = now_s + horizon_s
+        open_s = sum(end_s - max(now_s, at_s) for at_s in fleet.free_at_s if at_s < end_s)
+        expected = fleet.arrival_rate * horizon_s
+        return _Outlook(
+            self._hull(horizon_s),
+            queue.rows + expected,
+            open_s,
+            self._settings.utilization / self._latency.slowdown,
+        )
 
     def _hull(self, horizon_s: float) -> CapacityValue:
-        """The hull at table prices: `_later` divides capacity by the slowdown instead of raising every price."""
+        """The hull at table prices: the outlook divides capacity by the slowdown instead of raising every price."""
         within_s = horizon_s / self._latency.slowdown
         if abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s:
             self._value = CapacityValue((v.table.least_seconds_per_row(within_s), v.accuracy) for v in self._variants)
             self._value_for_s = within_s
         return self._value
 
-    def _best_allowed(
-        self,
-        candidates: list[_Candidate],
-        queue: EdfQueue,
-        start_s: float,
-        now_s: float,
-        fleet: FleetSnapshot,
-    ) -> _Candidate:
-        """The candidate of highest score after which the plan misses nothing that it would not miss anyway."""
-        ratio = self._latency.quantile_ratio(self._settings.plan_quantile)
-        others_free_s = fleet.free_at_s[1:]
-        unavoidable: int | None = None
-        failed: list[_Candidate] = []
-        fallback = self._planned(queue, start_s, ratio, fleet)
-        share = -(-queue.rows // max(1, fleet.idle))
-        for candidate in sorted(candidates, key=lambda c: _rank(c, share, fleet.batch_overhead_s)):
-            if any(c.expected_s <= candidate.expected_s and c.rows >= candidate.rows for c in failed):
-                continue  # takes longer and serves no more than one that failed: fails too
-            done_s = start_s + candidate.expected_s * ratio
-            missed = _late(candidate.members, done_s + fleet.overhead_s)
-            behind = _without(queue.requests, candidate.members)
-            if behind:
-                missed += self._misses(behind, now_s, (done_s, *others_free_s), ratio, fleet, queue)
-            if missed and unavoidable is None:
-                unavoidable = self._misses(queue.requests, now_s, fleet.free_at_s, ratio, fleet, queue)
-            if missed <= (unavoidable or 0):
-                return candidate
-            failed.append(candidate)
-        return fallback
-
-    def _misses(
-        self,
-        requests: Sequence[Request],
-        now_s: float,
-        free_at_s: Sequence[float],
-        ratio: float,
-        fleet: FleetSnapshot,
-        queue: EdfQueue,
-    ) -> int:
-        return self._plan.misses(
-            requests, now_s, free_at_s, ratio=ratio, overhead_s=fleet.overhead_s, alike=queue.alike
-        ).count
-
     def _planned(self, queue: EdfQueue, start_s: float, ratio: float, fleet: FleetSnapshot) -> _Candidate:
         """The fallback plan's own next batch."""
         count, _ = self._plan.first_batch(queue.requests, 0, start_s, ratio, fleet.overhead_s)
         members = queue.requests[:count]
-        variant = members[0].eligibility.variants[0]
-        rows = sum(request.rows for request in members)
-        return _Candidate(variant, members, rows, self._latency.mean_s(variant, rows), -inf)
+        variant = self._variants[members[0].eligibility.variants[0]]
+        sizes = list(accumulate(request.rows for request in members))
+        expected_s = self._latency.mean_s(variant.index, sizes[-1])
+        return _Candidate(variant, members, sizes, count, expected_s, -inf, certain=False)
 
 
-def _counts(most: int, idle: int) -> list[int]:
-    """Batch sizes worth a look: all, an even share for each idle worker, and halves down to one request."""
-    counts = {most, -(-most // max(1, idle))} if most else set()
-    half = most // 2
-    while half:
-        counts.add(half)
-        half //= 2
-    return sorted(counts, reverse=True)
+_Ranked = tuple[float, bool, float, int, int, _Candidate]
+"""A candidate and its place in the order of preference; variant and count only break ties."""
 
 
-def _rank(candidate: _Candidate, share: int, batch_overhead_s: float) -> tuple[float, bool, float]:
-    """Order of preference. The score decides; with capacity to spare many batches score alike, and then a batch
-    is not larger than its fair share of the queue over the idle workers, and as cheap a row as that allows."""
-    cost_s = (candidate.expected_s + batch_overhead_s) / candidate.rows
-    return -round(candidate.score, 9), candidate.rows > share, cost_s
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """The value of the capacity that a decision leaves."""
+
+    hull: CapacityValue
+    rows: float
+    """Rows queued and expected within the horizon."""
+    open_s: float
+    """Worker time until the horizon's end."""
+    share: float
+    """Part of the worker time that is counted on."""
+
+    def value(self, taken: int, expected_s: float) -> float:
+        """Most accuracy that the other rows can get when `taken` rows keep a worker busy for `expected_s`."""
+        return self.hull.of(self.rows - taken, (self.open_s - expected_s) * self.share)
+
+
+class _Screen:
+    """Allows a choice if, after it, the plan misses nothing that it would not miss anyway."""
+
+    def __init__(self, plan: FallbackPlan, ratio: float, queue: EdfQueue, now_s: float, fleet: FleetSnapshot) -> None:
+        self._plan = plan
+        self.ratio = ratio
+        self._queue = queue
+        self._now_s = now_s
+        self._fleet = fleet
+        self._backlog = plan.backlog(queue)
+        self._unavoidable: int | None = None
+        self.looks = 0
+        """Candidates looked at in detail."""
+
+    def allows(self, candidate: _Candidate, start_s: float) -> bool:
+        """Whether this batch, started at `start_s`, breaks no promise that could be kept."""
+        done_s = start_s + candidate.expected_s * self.ratio
+        members = candidate.members[: candidate.count]
+        missed = _late(members, done_s + self._fleet.overhead_s)
+        behind, backlog = self._without(members)
+        free_at_s = (done_s, *(max(self._now_s, at_s) for at_s in self._fleet.free_at_s[1:]))
+        if not missed and len(behind) > SHORT_QUEUE:
+            roughly = self._plan.fluid(behind, backlog, free_at_s, ratio=self.ratio, overhead_s=self._fleet.overhead_s)
+            if roughly is NO_MISSES:
+                return True
+        self.looks += 1
+        if behind:
+            missed += self._misses(behind, backlog, free_at_s)
+        if missed and self._unavoidable is None:
+            self._unavoidable = self._misses(self._queue.requests, self._backlog, self._fleet.free_at_s)
+        return missed <= (self._unavoidable or 0)
+
+    def _misses(self, requests: Sequence[Request], backlog: Backlog, free_at_s: Sequence[float]) -> int:
+        return self._plan.misses(
+            requests,
+            self._now_s,
+            free_at_s,
+            ratio=self.ratio,
+            overhead_s=self._fleet.overhead_s,
+            alike=self._queue.alike,
+            backlog=backlog,
+        ).count
+
+    def _without(self, members: Sequence[Request]) -> tuple[Sequence[Request], Backlog]:
+        """The requests that stay behind when `members` go."""
+        requests, works_s, count = self._queue.requests, self._backlog.works_s, len(members)
+        if members[-1] is requests[count - 1]:
+            return requests[count:], Backlog(works_s[count:], self._backlog.longest_s)
+        gone = set(map(id, members))
+        stay = [at for at, request in enumerate(requests[:WINDOW]) if id(request) not in gone]
+        behind = [*(requests[at] for at in stay), *requests[WINDOW:]]
+        return behind, Backlog([*(works_s[at] for at in stay), *works_s[WINDOW:]], self._backlog.longest_s)
+
+
+def _halves(count: int) -> Iterator[int]:
+    """Half of `count`, a quarter, ... down to 1."""
+    while count := count // 2:
+        yield count
 
 
 def _late(members: Sequence[Request], answered_s: float) -> int:
@@ -245,12 +317,3 @@ def _late(members: Sequence[Request], answered_s: float) -> int:
         if answered_s <= request.deadline_s + TOLERANCE_S:
             return count
     return len(members)
-
-
-def _without(requests: Sequence[Request], members: Sequence[Request]) -> Sequence[Request]:
-    """The requests that stay behind when `members` go."""
-    count = len(members)
-    if members[0] is requests[0] and members[-1] is requests[count - 1]:
-        return requests[count:]
-    gone = set(map(id, members))
-    return [request for request in requests if id(request) not in gone]

@@ -4,14 +4,26 @@ It serves the queue in deadline order, each batch on the cheapest variant its he
 worker is free first. It is what the gateway can always still do, and that makes it the yardstick: a
 request is admitted, and a choice is allowed, only if the plan for what is left holds. With exact
 predictions the plan, once it holds, stays executable, so what is admitted is met.
+
+The requests that are due first are planned batch by batch. Behind them a long queue is checked as a fluid:
+the work up to a deadline, at the price of full batches, must fit into what the workers have until then, less
+what whole batches on whole workers may waste of it (Graham, "Bounds on Multiprocessing Timing Anomalies",
+1969). That makes the cost of a look at the queue nearly independent of its length.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
+from serving.core.edf import EdfQueue
 from serving.core.latency import LatencyModel
 from serving.core.request import Request
+
+PLANNED = 24
+"""Requests that are planned batch by batch where the work of the others is known."""
+CHECKPOINT = 16
+"""Requests of the fluid part that are checked together, by the earliest deadline among them."""
+MOST_CHECKPOINTS = 48
 
 TOLERANCE_S = 1e-9
 """Forgives the rounding of float sums, so that an exact fit is a fit."""
@@ -31,6 +43,25 @@ class Misses:
 NO_MISSES = Misses(0, 0.0, last=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The work of the requests in a queue, or in a part of it."""
+
+    works_s: Sequence[float]
+    """Worker-seconds of each request (`FallbackPlan.work_s`)."""
+    longest_s: float
+    """Longest full batch of those the plan may form of them, by the table."""
+
+    def after(self, count: int) -> "Backlog":
+        """Without the first `count` requests."""
+        return Backlog(self.works_s[count:], self.longest_s)
+
+    def merged(self, at: int, other: "Backlog") -> "Backlog":
+        """With another backlog put in at position `at`."""
+        works_s = [*self.works_s[:at], *other.works_s, *self.works_s[at:]]
+        return Backlog(works_s, max(self.longest_s, other.longest_s))
+
+
 class FallbackPlan:
     """Checks queues of one family against the cheapest schedule."""
 
@@ -38,6 +69,20 @@ class FallbackPlan:
         """`knees[v]` is the largest batch of variant v, rows."""
         self._latency = latency
         self._knees = tuple(knees)
+        self._full_s = [latency.tables[v].seconds(knee) for v, knee in enumerate(self._knees)]
+        self._price_s = [took_s / knee for took_s, knee in zip(self._full_s, self._knees, strict=True)]
+
+    def work_s(self, request: Request) -> float:
+        """Worker-seconds of the request on its cheapest variant in full batches, by the table."""
+        return request.rows * self._price_s[request.eligibility.variants[0]]
+
+    def backlog_of(self, request: Request) -> Backlog:
+        """The backlog of one request."""
+        return Backlog([self.work_s(request)], self._full_s[request.eligibility.variants[0]])
+
+    def backlog(self, queue: EdfQueue) -> Backlog:
+        """What `misses` needs to know of a queue to look at its far end as a fluid."""
+        return Backlog(queue.works_s, max((self._full_s[v] for v in queue.fallbacks), default=0.0))
 
     def first_batch(
         self,
@@ -76,8 +121,11 @@ class FallbackPlan:
         ratio: float = 1.0,
         overhead_s: float = 0.0,
         alike: bool = False,
+        backlog: Backlog | None = None,
     ) -> Misses:
         """What the plan would miss. A request that is late even alone is passed over, as it would be expired.
+
+        With a `backlog`, which belongs to these requests, those after the first `PLANNED` are a fluid.
 
         `free_at_s`: when each worker becomes free. `ratio` stretches every predicted time, to leave
         room for noise; `overhead_s` is spent on each answer after the model; `alike` as for `first_batch`.
@@ -85,7 +133,8 @@ class FallbackPlan:
         free = [max(now_s, at_s) for at_s in free_at_s]
         heapify(free)
         at, total, missed, late_s, last = 0, len(requests), 0, 0.0, False
-        while at < total:
+        planned = total if backlog is None or total <= 2 * PLANNED else PLANNED
+        while at < planned:
             count, took_s = self.first_batch(requests, at, free[0], ratio, overhead_s, alike)
             done_s = free[0] + took_s
             behind_s = done_s + overhead_s - requests[at].deadline_s
@@ -95,6 +144,43 @@ class FallbackPlan:
                 continue
             heapreplace(free, done_s)
             at += count
+        if backlog is not None and at < total:
+            behind = self.fluid(requests, backlog, free, ratio=ratio, overhead_s=overhead_s, at=at)
+            missed, late_s, last = missed + behind.count, max(late_s, behind.late_s), behind.last
+        return Misses(missed, late_s, last) if missed else NO_MISSES
+
+    def fluid(
+        self,
+        requests: Sequence[Request],
+        backlog: Backlog,
+        free_at_s: Sequence[float],
+        *,
+        ratio: float = 1.0,
+        overhead_s: float = 0.0,
+        at: int = 0,
+    ) -> Misses:
+        """What would be missed of the requests from position `at` on, in whole checkpoints: rather too many.
+
+        `free_at_s` are not in the past.
+        """
+        free = sorted(free_at_s)
+        stretch, works_s = ratio * self._latency.slowdown, backlog.works_s
+        workers, open_, opened_s = len(free), 0, 0.0
+        total = len(requests)
+        stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
+        # What may be wasted: a last batch that is not full, and workers that idle while another ends.
+        need_s = stretch * backlog.longest_s * workers
+        missed, late_s, last = 0, 0.0, False
+        for start in range(at, total, stride):
+            end = min(start + stride, total)
+            need_s += stretch * sum(works_s[start:end])
+            due_s = requests[start].deadline_s - overhead_s
+            while open_ < workers and free[open_] < due_s:
+                opened_s += free[open_]
+                open_ += 1
+            short_s = need_s - (open_ * due_s - opened_s)
+            if short_s > TOLERANCE_S:
+                missed, late_s, last = missed + end - start, max(late_s, short_s / workers), end == total
         return Misses(missed, late_s, last) if missed else NO_MISSES
 
 
@@ -114,4 +200,4 @@ def joins(request: Request, head: Request, variant: int) -> bool:
     """Whether a request may ride in a batch of the head's on that variant."""
     if request.eligibility is head.eligibility:
         return request.group == head.group
-    return variant in request.eligibility.variants and request.group == head.group
+    return bool(request.eligibility.mask >> variant & 1) and request.group == head.group

@@ -21,6 +21,11 @@ class Eligibility:
     """The most accurate of them."""
     reason: Reason
     """Why `best` answers, when it does."""
+    mask: int = field(init=False, repr=False)
+    """Bit v is set when variant v is allowed: the quickest way to ask."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", sum(1 << variant for variant in self.variants))
 
 
 @dataclass(slots=True, eq=False)

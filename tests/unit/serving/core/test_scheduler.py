@@ -166,24 +166,24 @@ def test_explain_counts_the_overhead() -> None:
 
 
 def overloaded() -> Scheduler:
-    """Fifty milliseconds of work that is all due in fifty."""
+    """Forty milliseconds of work that is all due in forty."""
     scheduler = scheduler_of(small_and_large(), exact=True)
-    queued(scheduler, *(request(50, choice(SMALL)) for _ in range(50)))
+    queued(scheduler, *(request(40, choice(SMALL)) for _ in range(40)))
     return scheduler
 
 
 def test_a_refused_request_leads_to_turning_away_unread() -> None:
     scheduler = overloaded()
     assert not scheduler.refusing(0.0)
-    assert scheduler.offer(request(50, BOTH), 0.0, NOW) != Admitted()
+    assert scheduler.offer(request(40, BOTH), 0.0, NOW) != Admitted()
     assert scheduler.refusing(0.0)
     assert scheduler.refusing(REFUSING_S)
     assert not scheduler.refusing(REFUSING_S * 1.01)
-    refused = scheduler.turn_away(0.0, 0.050, 0.0, NOW)
+    refused = scheduler.turn_away(0.0, 0.040, 0.0, NOW)
     assert refused is not None
     assert refused.retry_after_s == pytest.approx(0.001)
-    assert scheduler.turn_away(0.0, 0.049, 0.0, NOW) == refused
-    assert scheduler.turn_away(0.0, 0.060, 0.0, NOW) is None
+    assert scheduler.turn_away(0.0, 0.039, 0.0, NOW) == refused
+    assert scheduler.turn_away(0.0, 0.050, 0.0, NOW) is None
 
 
 def test_a_budget_that_load_is_not_to_blame_for_is_read_and_told() -> None:
@@ -208,9 +208,9 @@ def test_the_least_budget_counts_the_way_to_the_door_and_back() -> None:
 
 def test_done_or_dropped_work_opens_the_door_again() -> None:
     scheduler = overloaded()
-    assert scheduler.turn_away(0.0, 0.050, 0.0, NOW) is not None
+    assert scheduler.turn_away(0.0, 0.040, 0.0, NOW) is not None
     scheduler.cancel(scheduler.queue.head)
-    assert scheduler.turn_away(0.0, 0.050, 0.0, NOW) is None
+    assert scheduler.turn_away(0.0, 0.040, 0.0, NOW) is None
 
 
 def without_floors(family: tuple[VariantView, ...]) -> Eligibility:
