@@ -32,16 +32,16 @@ bench: $(VENV)/.dev ## Compare with hand-written servers and plain Ray Serve, in
 docs: $(VENV)/.dev ## Refresh the measurements, pictures, tables and answers in the documentation
 	$(BIN)/python -m docs
 
-zoo: $(VENV)-zoo/.done ## Train and export the demo family again (hours on two cores)
-	$(VENV)-zoo/bin/python -m models.zoo.fashion.train $(ARGS)
+zoo: $(VENV)/.dev ## Train and export the demo families again (hours on two cores)
+	$(BIN)/python -m models.zoo.fashion.train $(ARGS)
 
 lock: $(UV) ## Resolve the dependencies again and write the lock files
-	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --group dev --extra loadtest pyproject.toml -o requirements/dev.lock
+	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --group dev --group beside-torch --extra compress --extra loadtest pyproject.toml -o requirements/dev.lock
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 -c requirements/dev.lock pyproject.toml -o requirements/serve.lock
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 requirements/kserve.in -o requirements/kserve.lock
 
 clean: ## Remove the environments and caches
-	rm -rf $(VENV) $(VENV)-kserve $(VENV)-zoo build dist *.egg-info .*_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-kserve build dist *.egg-info .*_cache .hypothesis
 
 $(UV):
 	$(PYTHON) -m venv $(VENV)
@@ -53,8 +53,10 @@ $(VENV)/.serve: requirements/serve.lock pyproject.toml | $(UV)
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	touch $@
 
-$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(UV)
+$(VENV)/.dev: requirements/dev.lock requirements/torch.txt pyproject.toml | $(UV)
 	$(UV) pip sync -q --python $(BIN)/python --require-hashes requirements/dev.lock
+	$(BIN)/python -m ensurepip >/dev/null
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/torch.txt
 	$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	touch $@ $(VENV)/.serve
 
@@ -62,11 +64,6 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml | $(UV)
 $(VENV)-kserve/.done: requirements/kserve.lock | $(UV)
 	$(PYTHON) -m venv $(VENV)-kserve
 	$(UV) pip install -q --python $(VENV)-kserve/bin/python --require-hashes -r requirements/kserve.lock
-	touch $@
-
-$(VENV)-zoo/.done: requirements/zoo.in
-	$(PYTHON) -m venv $(VENV)-zoo
-	$(VENV)-zoo/bin/pip install -q --disable-pip-version-check -r requirements/zoo.in
 	touch $@
 
 .PHONY: help run test check format bench docs zoo lock clean
