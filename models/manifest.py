@@ -11,7 +11,11 @@ Host-dependent facts (how long a batch takes *here*) are not in the manifest: th
 import hashlib
 import json
 import re
+import sys
+from bisect import bisect_left
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +27,10 @@ Datatype = Literal[
     "FP16", "BF16", "FP32", "FP64", "BYTES",
 ]  # fmt: skip
 """Tensor datatypes of the Open Inference Protocol v2."""
+
+_GREATEST_FLOAT: Mapping[str, float] = MappingProxyType(
+    {"FP16": 65504.0, "FP32": 3.4028234e38, "FP64": sys.float_info.max}
+)
 
 Prefer = Literal["accuracy", "latency", "energy"]
 """What a request wants most of the variants its budget allows."""
@@ -43,6 +51,38 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Padding(_Strict):
+    """How requests of different lengths share a batch: each is filled up behind, to the smallest bucket that holds it.
+
+    The models must not let the filling change an answer. Lengths above the largest bucket are refused.
+    """
+
+    axis: Annotated[int, Field(ge=1)]
+    """The free axis whose lengths differ; axis 0 is the batch."""
+    buckets: Annotated[tuple[int, ...], Field(min_length=1, max_length=64)]
+    """Lengths that batches have, rising. The service times of a family are measured at the largest."""
+    value: int | Annotated[float, Field(allow_inf_nan=False)] = 0
+    """What the filling consists of."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(a >= b for a, b in zip((0, *self.buckets), self.buckets, strict=False)):
+            raise ValueError(f"buckets must be positive and rise: {list(self.buckets)}")
+        return self
+
+    @property
+    def longest(self) -> int:
+        """The greatest length that can be served."""
+        return self.buckets[-1]
+
+    def bucket_of(self, length: int) -> int:
+        """The smallest bucket that holds `length`; `ValueError` when none does."""
+        place = bisect_left(self.buckets, length)
+        if place == len(self.buckets):
+            raise ValueError(f"a length of {length} is above the largest bucket, {self.longest}")
+        return self.buckets[place]
+
+
 class TensorSpec(_Strict):
     """Name, datatype and shape of one input or output. A dimension of -1 is free.
 
@@ -54,6 +94,8 @@ class TensorSpec(_Strict):
     shape: tuple[int, ...]
     labels: tuple[str, ...] | None = None
     """Names of the classes along the last axis, for outputs that hold one score a class."""
+    padding: Padding | None = None
+    """For inputs with one more free axis: without it, only requests of the very same length share a batch."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -64,7 +106,18 @@ class TensorSpec(_Strict):
                 f"tensor '{self.name}': {len(self.labels)} labels for a last dimension of "
                 f"{self.shape[-1] if self.shape else 'none'}"
             )
+        if self.padding is not None:
+            self._check_padding(self.padding)
         return self
+
+    def _check_padding(self, padding: Padding) -> None:
+        if padding.axis >= len(self.shape) or self.shape[padding.axis] != -1:
+            raise ValueError(
+                f"tensor '{self.name}': padding along axis {padding.axis} needs a free dimension (-1) there, "
+                f"not {list(self.shape)}"
+            )
+        if not _fits(padding.value, self.datatype):
+            raise ValueError(f"tensor '{self.name}': {padding.value!r} cannot fill up {self.datatype}")
 
 
 class Budget(_Strict):
@@ -126,7 +179,19 @@ class Family(_Strict):
         if any(known) and not all(known):
             unknown = [variant.name for variant in self.variants if variant.accuracy is None]
             raise ValueError(f"accuracy is known for some variants but not for {unknown}: measure all or none")
+        self._check_padding()
         return self
+
+    def _check_padding(self) -> None:
+        """Padding is for batches; and an output as long as the filled-up input would have to be cut, by a guess."""
+        if any(spec.padding is not None for spec in self.outputs):
+            raise ValueError("padding is for inputs only, not for outputs")
+        padded = [spec.name for spec in self.inputs if spec.padding is not None]
+        if padded and not self.batchable:
+            raise ValueError(f"padding of {padded} needs a free first dimension in every input and output")
+        loose = [spec.name for spec in self.outputs if -1 in spec.shape[1:]]
+        if padded and loose:
+            raise ValueError(f"outputs {loose} have free dimensions behind the first: not possible with padding")
 
     @property
     def batchable(self) -> bool:
@@ -197,6 +262,23 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fits(value: float, datatype: Datatype) -> bool:
+    """Whether a tensor of that datatype can hold the value. BF16 and what is not a number cannot be filled up."""
+    if datatype in _GREATEST_FLOAT:
+        return abs(value) <= _GREATEST_FLOAT[datatype]
+    integer = re.fullmatch(r"(U?)INT(8|16|32|64)", datatype)
+    if integer is None or not isinstance(value, int):
+        return False
+    bits = int(integer[2])
+    least, most = (0, (1 << bits) - 1) if integer[1] else (-(1 << bits - 1), (1 << bits - 1) - 1)
+    return least <= value <= most
+
+
+def digest_of(content: bytes) -> str:
+    """Hex SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _require_unique(kind: str, names: list[str]) -> None:

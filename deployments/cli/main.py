@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import calibrate, doctor, infer, models, serve
+from deployments.cli import calibrate, compress, doctor, infer, loadtest, models, serve, simulate
 from models.manifest import ManifestError
 from models.repository import RepositoryError
 from serving.config import ConfigError
@@ -24,8 +24,11 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(infer.infer)
 app.add_typer(models.app, name="models")
+app.command()(compress.compress)
 app.command()(calibrate.calibrate)
 app.command()(doctor.doctor)
+app.command()(simulate.simulate)
+app.command()(loadtest.loadtest)
 
 
 def _tell_version(wanted: bool) -> None:

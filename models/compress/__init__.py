@@ -1,0 +1,1 @@
+"""From one trained ONNX file to a measured family of variants: `gearshift compress`."""

@@ -1,0 +1,1 @@
+"""ONNX operators as PyTorch functions, so that a graph can be trained as it is. `table` lists them."""

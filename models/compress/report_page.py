@@ -1,0 +1,198 @@
+"""The page of a compression: one HTML file with everything in it, to be read, printed and passed on."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from models.compress.results import Entry, Report, in_order, ratios
+
+TEMPLATE = "report.html"
+CLOSE = 0.005
+"""Accuracy that a variant may lose and still count as equal on the cards: half a point."""
+
+
+def render_page(report: Report, picture: bytes) -> str:
+    """The page as text; whatever came from a file or a command line is escaped."""
+    template = Template((resources.files("models.compress") / TEMPLATE).read_text(encoding="utf-8"))
+    kept = report.kept()
+    beside = in_order(entry for entry in report.entries if not entry.kept and entry is not report.original)
+    shown = kept if report.original.kept else [report.original, *kept]
+    return template.substitute(
+        title=escape(f"{report.model}: a family of {_count(len(kept), 'variant')}"),
+        lead=_lead(report),
+        cards="".join(_cards(report)),
+        picture=base64.b64encode(picture).decode("ascii"),
+        alt=escape(
+            f"Accuracy against latency of {len(report.entries)} variants of {report.model}; times by batch size"
+        ),
+        kept=_table(report, shown),
+        reading=_reading(report),
+        others=_section("Measured, and not kept", _table(report, beside)) if beside else "",
+        dropped=_section("Tried, and dropped", _attempts(report)) if report.dropped else "",
+        command=escape(report.command),
+        provenance=_provenance(report),
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f'<h2>{title}</h2>\n<div class="wide">{body}</div>'
+
+
+def _lead(report: Report) -> str:
+    tried = len(report.entries) - 1 + len(report.dropped)
+    original, rows = report.original, report.original.quality.accuracy.samples
+    truth = (
+        f"is right on {_percent(original.accuracy)} of them"
+        if original.quality.metric == "top-1"
+        else "is what they are compared with, since the rows have no labels"
+    )
+    return escape(
+        f"{_count(tried, 'compression')} of {report.model} tried. All figures are from {rows:,} rows that no "
+        f"choice was made by; the original {truth} and takes {_ms(original.latency_ms)} a row in "
+        f"{_bytes(original.footprint.size_bytes)}."
+    )
+
+
+def _cards(report: Report) -> Iterable[str]:
+    original = report.original
+    others = [entry for entry in report.kept() if entry is not original]
+    equal = [entry for entry in others if entry.accuracy >= original.accuracy - CLOSE]
+    if equal:
+        best = min(equal, key=lambda entry: ratios(entry, original)["latency"] or 1.0)
+        yield _card(best, original, "latency", "faster", f"within {100 * CLOSE:g} points of the original")
+    if others:
+        yield _card(min(others, key=lambda e: ratios(e, original)["latency"] or 1.0), original, "latency", "faster")
+        yield _card(min(others, key=lambda e: e.footprint.size_bytes), original, "size", "smaller")
+
+
+def _card(entry: Entry, original: Entry, what: str, word: str, remark: str = "") -> str:
+    times = 1 / (ratios(entry, original)[what] or 1.0)
+    remark = remark or f"{_points(entry.accuracy - original.accuracy)} accuracy"
+    return (
+        f'<div class="card"><b>{_times(times)} {word}</b>'
+        f"<span><code>{escape(entry.name)}</code><br>{escape(remark)}</span></div>"
+    )
+
+
+def _table(report: Report, entries: Sequence[Entry]) -> str:
+    metric = "accuracy" if report.original.quality.metric == "top-1" else "agreement"
+    source = report.original.speed.energy_source
+    energy = [f"mJ a row<br>{escape(source)}"] if source != "none" else []
+    heads = ["variant", metric, "against<br>original", "ms, one row", "times<br>faster", "ms, all<br>workers busy"]
+    heads += ["file", "memory", *energy]
+    head = "".join(f"<th>{text}</th>" for text in heads)
+    body = "".join(_row(report, entry, with_energy=bool(energy)) for entry in entries)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(report: Report, entry: Entry, *, with_energy: bool) -> str:
+    original, quality = report.original, entry.quality
+    is_original = entry is original
+    low, high = quality.accuracy.interval
+    alone, busy, found = entry.speed.alone[0], entry.speed.busy[0], ratios(entry, original)
+    loss = found["accuracy_loss"] or 0.0
+    tone = "good" if loss <= 0 else "bad" if loss > 2 * CLOSE else ""
+    about = " &rarr; ".join(escape(_step(step)) for step in entry.recipe) or "the model as it was given"
+    why = f"<small>{escape(entry.why)}</small>" if entry.why else ""
+    divergence = f"KL {quality.kl:.2g}" if quality.kl < float("inf") else "answers NaN"
+    cells = [
+        f'<span class="name">{escape(entry.name)}</span><small>{about}</small>{why}',
+        f"{_percent(quality.accuracy.value)}<small>{100 * low:.1f} &ndash; {100 * high:.1f}</small>",
+        ""
+        if is_original
+        else f'<span class="{tone}">{_points(-loss)}</span>'
+        f"<small>agrees {_percent(quality.agreement.value)}<br>{divergence}</small>",
+        f"{alone.median_s * 1e3:.3g}<small>p95 {alone.p95_s * 1e3:.3g}</small>",
+        _faster(alone.ratio.median, alone.ratio.low, alone.ratio.high, is_original=is_original),
+        f"{busy.median_s * 1e3:.3g}<small>p95 {busy.p95_s * 1e3:.3g}</small>",
+        f"{_bytes(entry.footprint.size_bytes)}<small>{_bytes(entry.footprint.stored_bytes)} deflated</small>",
+        "unknown" if entry.footprint.memory_bytes is None else _bytes(entry.footprint.memory_bytes),
+        *([f"{entry.speed.energy_mj:.3g}"] if with_energy else []),
+    ]
+    start = '<tr class="reference">' if is_original else "<tr>"
+    return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _faster(median: float, low: float, high: float, *, is_original: bool) -> str:
+    """The ratio turned round: how many times faster, and the middle half of the turns."""
+    if is_original:
+        return ""
+    return f"{_times(1 / median)}<small>{1 / high:.2f} &ndash; {1 / low:.2f}</small>"
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in step.items() if key != "pass" and value not in (None, ()))
+    return f"{step.get('pass', 'step')} ({settings})" if settings else str(step.get("pass", "step"))
+
+
+def _attempts(report: Report) -> str:
+    rows = "".join(
+        f'<tr><td class="name">{escape(attempt.name)}</td><td class="text">{escape(attempt.why)}</td></tr>'
+        for attempt in report.dropped
+    )
+    return f'<table><thead><tr><th>recipe</th><th class="text">why</th></tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _reading(report: Report) -> str:
+    speed = report.original.speed
+    source = {
+        "rapl": "Energy is read from the processor's counters, other programs' share included.",
+        "estimate": "Energy is an estimate: processor time times the power a busy core is said to draw.",
+        "none": "",
+    }[speed.energy_source]
+    text = (
+        "Small print: intervals of accuracy are 95 % (Wilson) over draws of the test rows; KL is the mean divergence "
+        "of the class probabilities from the original's, nats. Times are medians of single runs with the session that "
+        f"serves, one core a batch; \u201cbusy\u201d is with {speed.workers} batches at once. Each speed-up is the "
+        f"median of {speed.turns} turns in which the variant ran between two runs of the original, with the middle "
+        "half of the turns below it, so that it can differ a little from the quotient of the times shown. Memory is "
+        f"what loading and running the variant adds to a process. {source}"
+    )
+    return escape(text)
+
+
+def _provenance(report: Report) -> str:
+    host = report.host
+    gates = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.gates.items() if value is not None)
+    facts = {
+        "measured on": f"{host.get('processor', 'unknown')}, {host.get('cores', '?')} cores, "
+        f"{_bytes(int(host.get('memory_bytes', 0)))} of memory, {host.get('system', '')}",
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+        "rows": ", ".join(f"{count:,} {name}" for name, count in report.rows.items()),
+        "data (SHA-256)": report.digest,
+        "original (SHA-256)": report.sha256,
+        "seed": str(report.seed),
+        "demanded": gates or "nothing",
+        "search": "" if report.spent_s is None else f"{report.spent_s:,.0f} s of work",
+    }
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.2f} points".replace("-", "\u2212") if round(change, 4) else "\u00b10.00 points"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}\u00d7" if factor < 10 else f"{factor:.0f}\u00d7"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.3g} ms"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

@@ -1,0 +1,1 @@
+"""Small networks that learn to answer as the original does: one file a kind of input."""

@@ -1,0 +1,77 @@
+"""A quick look at a candidate: good enough to choose what to try next, not to publish.
+
+Right answers on the validation rows; latency as a ratio to the original, measured in turns with it so that a
+busy moment of the host touches both; bytes.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.compress.original import scores_of
+from models.compress.workbench import Workbench
+from models.session import Session, Tensor
+
+BATCHES = (1, 16)
+"""Rows of the two batches that are timed: a request alone, and a batch under load."""
+TURNS = 7
+TURN_S = 0.004
+"""Time one model gets in one turn, at least one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a candidate is chosen by."""
+
+    score: float
+    """Share of validation rows answered right, 0 to 1."""
+    latency: tuple[float, ...]
+    """Time of each of `BATCHES` as a ratio to the original's."""
+    size_bytes: int
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """See `frontier.Rated`. Energy is not among them: where it is an estimate it is latency again."""
+        return (*self.latency, float(self.size_bytes))
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"score": self.score, "latency": list(self.latency), "size_bytes": self.size_bytes}
+
+
+def weight_from(facts: Mapping[str, Any]) -> Weight:
+    """The weight whose `facts` these are. Raises `KeyError` where they are another's."""
+    return Weight(facts["score"], tuple(facts["latency"]), facts["size_bytes"])
+
+
+def weigh(content: bytes, bench: Workbench) -> Weight:
+    """Weigh a model. Raises `ModelLoadError` and `ModelRunError` when it does not work."""
+    session = Session(content)
+    scores = scores_of(session, bench.original.output.name, bench.validation)
+    score = float((scores.argmax(axis=1) == bench.verdicts).mean())
+    latency = tuple(_ratio(session, bench, rows) for rows in BATCHES)
+    return Weight(score, latency, len(content))
+
+
+def _ratio(session: Session, bench: Workbench, rows: int) -> float:
+    batch = bench.train.take(slice(0, rows)).inputs
+    ratios = []
+    for _ in range(TURNS):
+        reference_s = _least_s(bench.original.session, batch)
+        ratios.append(_least_s(session, batch) / reference_s)
+    return statistics.median(ratios)
+
+
+def _least_s(session: Session, batch: Mapping[str, Tensor]) -> float:
+    """Least time of the runs that fit into a turn; the first only warms up."""
+    session.run(batch)
+    least_s = spent_s = 0.0
+    while least_s == 0.0 or spent_s < TURN_S:
+        started_s = time.perf_counter()
+        session.run(batch)
+        took_s = time.perf_counter() - started_s
+        spent_s += took_s
+        least_s = min(least_s or took_s, took_s)
+    return least_s
