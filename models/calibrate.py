@@ -32,7 +32,9 @@ BATCH_OVERHEAD_S = 0.001
 """Assumed cost of a batch besides the model when deciding whether larger batches are worth measuring."""
 MEASURING_TIMEOUT_S = 120.0
 FREE_AXIS = 16
-"""What a free axis other than the batch is measured at: profiles of such models are rough."""
+"""What a free axis other than the batch is measured at: profiles of such models are rough. One that is filled up to
+buckets is measured at the largest, so that what is predicted, and promised, is the most it may take; by how much
+less shorter requests take, the slowdown learns while serving."""
 FORMAT = 3
 
 Progress = Callable[[str], None]
@@ -58,7 +60,7 @@ def profile_family(
     profiles = {}
     with _alone(cache_dir):
         for variant in family.variants:
-            place = cache_dir / f"{fingerprint(variant)}.json"
+            place = cache_dir / f"{fingerprint(variant, family.inputs)}.json"
             profile = None if refresh else _read(place)
             if profile is None:
                 progress(f"measuring {family.name} {variant.name}")
@@ -89,7 +91,7 @@ def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) ->
     """The profiles this host remembers; None unless it knows every variant."""
     profiles = {}
     for variant in family.variants:
-        known = _read(cache_dir / f"{fingerprint(variant)}.json")
+        known = _read(cache_dir / f"{fingerprint(variant, family.inputs)}.json")
         if known is None:
             return None
         profiles[variant.name] = _with_energy(known, watts_per_core)
@@ -141,9 +143,12 @@ def random_inputs(specs: Sequence[TensorSpec], rows: int, *, seed: int = 0) -> d
     return {spec.name: _random_tensor(spec, rows, rng) for spec in specs}
 
 
-def fingerprint(variant: Variant) -> str:
-    """Names what a profile depends on: processor, cores we may use, ONNX Runtime, artifact, method."""
-    facts = [FORMAT, processor(), len(os.sched_getaffinity(0)), onnxruntime().__version__, variant.sha256]
+def fingerprint(variant: Variant, inputs: Sequence[TensorSpec] = ()) -> str:
+    """Names what a profile depends on: processor, cores we may use, ONNX Runtime, artifact, method, and the lengths
+    to which `inputs` are filled up.
+    """
+    facts: list[object] = [FORMAT, processor(), len(os.sched_getaffinity(0)), onnxruntime().__version__, variant.sha256]
+    facts += [[spec.name, spec.padding.axis, spec.padding.longest] for spec in inputs if spec.padding is not None]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -172,9 +177,11 @@ def _past_the_knee(rows: list[int], seconds: list[float]) -> bool:
 
 
 def _random_tensor(spec: TensorSpec, rows: int, rng: np.random.Generator) -> Tensor:
-    shape = tuple(
+    shape = [
         rows if axis == 0 and dim == -1 else (FREE_AXIS if dim == -1 else dim) for axis, dim in enumerate(spec.shape)
-    )
+    ]
+    if spec.padding is not None:
+        shape[spec.padding.axis] = spec.padding.longest
     match spec.datatype:
         case "BYTES":
             return np.full(shape, b"gearshift", dtype=object)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.manifest import MANIFEST_NAME, Family, ManifestError, Variant, read_manifest
 from models.session import ModelLoadError, ModelRunError, Session
 from models.zoo.fashion import data as fashion
+from models.zoo.text import data as text
 
 TOLERANCE = 0.001
 """How far a manifest's accuracy may be from the measured one: kernels of other processors round differently."""
@@ -140,7 +141,22 @@ def load_fashion(folder: Path | None) -> LabelledData:
     return images.pixels, images.labels
 
 
-DATASETS: Mapping[str, Callable[[Path | None], LabelledData]] = MappingProxyType({"fashion": load_fashion})
+def load_text(folder: Path | None) -> LabelledData:
+    """The held-out names of the text family, as character numbers [n, length], and their languages.
+
+    They come from the installed Babel: `EvaluationError` where a folder is named.
+    """
+    if folder is not None:
+        raise EvaluationError(
+            f"the text data come from the installed Babel, not from a folder: leave out --data {folder}"
+        )
+    names = text.load("test")
+    return names.ids(), names.labels
+
+
+DATASETS: Mapping[str, Callable[[Path | None], LabelledData]] = MappingProxyType(
+    {"fashion": load_fashion, "text": load_text}
+)
 """Test halves of data sets by name; each loader takes the folder of `--data`."""
 
 
@@ -180,8 +196,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description="Measure the accuracy of a family's variants and compare it with its manifest.",
         epilog=(
             f"Exits with 1 when a stated accuracy is off by more than {TOLERANCE}, or cannot be checked.\n\n"
-            "example:\n"
-            "  python -m models.evaluate models/zoo/families/fashion/1 --dataset fashion"
+            "examples:\n"
+            "  python -m models.evaluate models/zoo/families/fashion/1 --dataset fashion\n"
+            "  python -m models.evaluate models/zoo/families/text/1 --dataset text"
         ),
     )
     parser.add_argument("family", type=Path, metavar="FAMILY_DIR", help=f"folder with {MANIFEST_NAME} and its files")
@@ -213,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         family, verdicts = check_family(options.family, options.dataset, options.data, options.variant)
-    except (ManifestError, EvaluationError, fashion.DatasetError) as error:
+    except (ManifestError, EvaluationError, fashion.DatasetError, text.DatasetError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     report = render_json(family, options.dataset, verdicts) if options.json else render_table(verdicts)

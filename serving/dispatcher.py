@@ -184,7 +184,7 @@ class Dispatcher:
         rows = [request.rows for request in requests]
         total = sum(rows)
         variant = lane.variants[batch.variant]
-        inputs = merge([request.payload.inputs for request in requests])
+        inputs = merge([request.payload.inputs for request in requests], lane.paddings)
         patience_s = max(request.deadline_s for request in requests) - started_s
         try:
             async with asyncio.timeout(max(patience_s, batch.expected_s) + PATIENCE_S):

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from models.manifest import Family, LatencyProfile
-from serving.config import SchedulerSettings
+from serving.config import ConfigError, SchedulerSettings
 from serving.core.budget import RequestBudget, eligible_variants
 from serving.core.fleet import VariantView, view_variants
-from serving.core.lookahead import LookAhead, LookAheadSettings
+from serving.core.lookahead import LookAheadSettings
 from serving.core.outcome import Outcome
+from serving.core.policies.batching import PolicyError
+from serving.core.policies.registry import NamedPolicy, named_policy
 from serving.core.request import Eligibility, Reason
-from serving.core.scheduler import PolicyFactory, Scheduler, SchedulerOptions
+from serving.core.scheduler import Scheduler, SchedulerOptions
 from serving.metrics import Counter, Histogram, Metrics
 from serving.ports import Execution
 
@@ -38,19 +40,25 @@ class Lane:
         metrics: Metrics,
         batch_overhead_s: float = 0.0,
     ) -> None:
-        """`profiles` by variant name; `batch_overhead_s` as the backend has it."""
+        """`profiles` by variant name; `batch_overhead_s` as the backend has it.
+
+        Raises `ConfigError` when the policy asks for a variant the family does not have.
+        """
         self.family = family
         self.profiles = profiles
         self.key = f"{family.name}/{family.version}"
         self.variants = view_variants(family, profiles, batch_overhead_s)
-        self.scheduler = Scheduler(
-            self.variants,
-            policy_of(settings),
-            SchedulerOptions(max_queue_bytes, settings.plan_quantile, batch_overhead_s),
-        )
+        policy = policy_of(settings)
+        options = SchedulerOptions(max_queue_bytes, settings.plan_quantile, batch_overhead_s, policy.admission)
+        try:
+            self.scheduler = Scheduler(self.variants, policy.make, options)
+        except PolicyError as error:
+            raise ConfigError(f"setting scheduler.policy, model '{family.name}': {error}") from error
         self.accuracy_known = family.variants[0].accuracy is not None
         self.free_axes = any(-1 in spec.shape[1:] for spec in family.inputs)
         """Whether shapes behind the rows may differ between requests, so that not all can share a batch."""
+        self.paddings = {spec.name: spec.padding for spec in family.inputs if spec.padding is not None}
+        """How inputs of different lengths are filled up to share a batch, by name."""
         default = family.default_budget
         self.default_budget = RequestBudget(
             latency_s=default.latency_ms / 1e3,
@@ -119,12 +127,14 @@ class Lane:
         return self._known.setdefault((found.variants, found.best, found.reason), found)
 
 
-def policy_of(settings: SchedulerSettings) -> PolicyFactory:
+def policy_of(settings: SchedulerSettings) -> NamedPolicy:
     """The policy the settings name, ready to be given a family."""
-    chosen = LookAheadSettings(
-        utilization=settings.utilization,
-        min_success=settings.min_success,
-        plan_quantile=settings.plan_quantile,
-        energy_weight=settings.energy_weight,
+    return named_policy(
+        settings.policy,
+        LookAheadSettings(
+            utilization=settings.utilization,
+            min_success=settings.min_success,
+            plan_quantile=settings.plan_quantile,
+            energy_weight=settings.energy_weight,
+        ),
     )
-    return lambda variants, latency: LookAhead(variants, latency, chosen)

@@ -36,7 +36,8 @@ def check_datatype(spec: TensorSpec, datatype: str) -> None:
 def check_shape(spec: TensorSpec, shape: Sequence[int]) -> int:
     """The number of elements of an input of that shape, as an exact integer.
 
-    Raises `InvalidRequest` where a dimension is negative, huge, or differs from a fixed one of the spec.
+    Raises `InvalidRequest` where a dimension is negative, huge, differs from a fixed one of the spec, or is above
+    the largest bucket of one that is filled up.
     """
     fits = len(shape) == len(spec.shape)
     if fits:
@@ -50,6 +51,11 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> int:
         short = len(shape) <= 16 and all(abs(dim) <= MAX_DIM for dim in shape)
         got = show_shape(shape) if short else f"{len(shape)} dimensions"
         raise InvalidRequest(f"input '{spec.name}': expected shape {show_shape(spec.shape)}, got {got}")
+    if spec.padding is not None and shape[spec.padding.axis] > spec.padding.longest:
+        raise InvalidRequest(
+            f"input '{spec.name}': expected a length of at most {spec.padding.longest} (dimension "
+            f"{spec.padding.axis}), got {shape[spec.padding.axis]}"
+        )
     count = math.prod(shape)
     if count == 0 and math.prod(dim for dim in shape if dim) > _MAX_SPAN:
         raise InvalidRequest(f"input '{spec.name}': shape {show_shape(shape)} is too large")

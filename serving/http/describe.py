@@ -30,6 +30,7 @@ def metadata_of(lane: Lane, versions: list[str]) -> dict[str, Any]:
             "max_batch_rows": family.max_batch_rows,
             "slowdown": round(lane.scheduler.latency.slowdown, 4),
             "labels": {spec.name: list(spec.labels) for spec in family.outputs if spec.labels},
+            "padding": {name: padding.model_dump(mode="json") for name, padding in lane.paddings.items()},
             "variants": variants_of(lane),
         },
     }

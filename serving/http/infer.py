@@ -136,7 +136,7 @@ class InferRoute:
             budget=read_budget(lane.default_budget, request.parameters, head.budget),
             received_s=received_s,
             size_bytes=size,
-            group=batch_key(request.inputs) if lane.free_axes else None,
+            group=batch_key(request.inputs, lane.paddings) if lane.free_axes else None,
         )
 
     async def _encode(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.harness.crowd import Question, Tally, crowd, scale_questions
 from tests.integration.harness.servers import Server, eventually
-from tests.integration.harness.wire import Reply, connected, tensor
+from tests.integration.harness.wire import Reply, connected, outputs_of, tensor
 
 CONNECTIONS = 64
 REQUESTS = {"inprocess": 3000, "ray_colocated": 2500, "ray_split": 1500}
@@ -156,6 +156,23 @@ async def test_innocents_in_a_batch_of_the_guilty(server: Server) -> None:
         else:
             assert reply.status == 200, reply.body
             assert reply.json()["outputs"][0]["data"] == (index * 10).ravel().tolist()
+
+
+async def test_requests_of_different_lengths_get_the_answers_they_would_get_alone(server: Server) -> None:
+    """Filled up to the bucket of their length, whoever is in the batch with them."""
+
+    async def ask(number: int) -> None:
+        async with connected((server.host, server.port)) as connection:
+            for turn in range(10):
+                length = (number * 7 + turn * 3) % 65
+                rows = np.arange(1, 1 + (1 + number % 3) * length).reshape(1 + number % 3, length) + number
+                reply = await connection.infer("padded", {"inputs": [tensor("ids", "INT64", rows)]})
+                assert reply.status == 200, reply.body
+                outputs = outputs_of(reply.json())
+                assert outputs["sum"].tolist() == rows.sum(axis=1).tolist()
+                assert set(outputs["width"]) == {next(bucket for bucket in (4, 8, 64) if length <= bucket)}
+
+    await asyncio.gather(*(ask(number) for number in range(24)))
 
 
 @pytest.mark.parametrize("model", ["free", "text"])

@@ -206,8 +206,9 @@ def test_a_damaged_version_is_told_and_the_rest_is_listed(gearshift: Gearshift, 
     assert [entry["version"] for entry in listed["refused"]] == ["bad/1"]
 
 
-def test_the_demo_family_is_listed_and_shown_without_options(gearshift: Gearshift) -> None:
-    assert re.match(r"fashion 1  \d+ variants", gearshift("models", "list").stdout)
+def test_the_demo_families_are_listed_and_shown_without_options(gearshift: Gearshift) -> None:
+    assert re.match(r"fashion 1  \d+ variants[^\n]*\n(.*\n)*text 1  \d+ variants", gearshift("models", "list").stdout)
+    assert "ids INT64 [-1, -1]" in gearshift("models", "show", "text").stdout
     shown = gearshift("models", "show", "fashion").stdout
     assert "image UINT8 [-1, 28, 28]" in shown
     assert re.search(r"accuracy +size", shown)

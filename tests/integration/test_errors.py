@@ -246,3 +246,11 @@ async def test_an_error_leaves_the_others_alone(server: Server) -> None:
     finally:
         await good.close()
         await bad.close()
+
+
+async def test_a_text_longer_than_the_largest_bucket_is_told_the_limit(server: Server) -> None:
+    async with connected((server.host, server.port)) as connection:
+        reply = await connection.infer("padded", {"inputs": [tensor("ids", "INT64", np.ones((2, 65), int))]})
+        assert "input 'ids': expected a length of at most 64 (dimension 1), got 65" in error_of(reply, 400)
+        reply = await connection.infer("padded", {"inputs": [tensor("ids", "INT64", np.ones((2, 64), int))]})
+        assert reply.status == 200

@@ -24,7 +24,7 @@ BODIES = [
                 "outputs": [{"name": "next", "parameters": {"binary_data": True}}]}).encode(),
     json.dumps({"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 2], "data": ["a", "b"]}]}).encode(),
 ]  # fmt: skip
-MODELS = ["scale", "pair", "text", "free", "fixed", "lookup", "fashion"]
+MODELS = ["scale", "pair", "text", "free", "padded", "fixed", "lookup", "fashion"]
 TOKENS = [
     b"null", b"-1", b"1e999", b"NaN", b"{}", b"[]", b"[[[[", b"]]", b'"', b"\\u0000", b"\\ud800", b"\xff\xfe", b"true",
     b"18446744073709551616", b'"BF16"', b'"BYTES"', b'"FP16"', b'"shape":[9999999999]', b'"binary_data_size":9',

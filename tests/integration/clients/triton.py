@@ -221,6 +221,27 @@ def check_bytes(url):
             assert decoded == list(texts.ravel()), (binary, decoded)
 
 
+def check_lengths(url):
+    with connect(url) as client:
+        told = client.get_model_metadata("padded")
+        assert told["inputs"] == [{"name": "ids", "datatype": "INT64", "shape": [-1, -1]}]
+        assert told["gearshift"]["padding"] == {"ids": {"axis": 1, "buckets": [4, 8, 64], "value": 0}}
+        assert client.get_model_config("padded")["input"] == [{"name": "ids", "data_type": "TYPE_INT64", "dims": [-1]}]
+        calls = []
+        for length in (1, 3, 5, 64):
+            ids = np.full((2, length), length, np.int64)
+            tensor = triton.InferInput("ids", ids.shape, "INT64")
+            tensor.set_data_from_numpy(ids, binary_data=bool(length % 3))
+            calls.append((length, client.async_infer("padded", [tensor])))
+        for length, call in calls:
+            answer = call.get_result(timeout=60)
+            assert answer.as_numpy("sum").tolist() == [length**2] * 2
+            assert answer.as_numpy("width").tolist() == [{1: 4, 3: 4, 5: 8, 64: 64}[length]] * 2
+        ids = triton.InferInput("ids", [1, 65], "INT64")
+        ids.set_data_from_numpy(np.zeros((1, 65), np.int64))
+        refused(lambda: client.infer("padded", [ids]), "'ids'", "at most 64", "65")
+
+
 def check_error_texts(url):
     with connect(url) as client:
         refused(lambda: client.infer("nobody", [scale_input()]), "Request for unknown model: 'nobody' is not found")

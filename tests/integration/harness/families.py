@@ -6,6 +6,7 @@
 | `pair` | a FP32 [-1,3], b INT64 [-1,2] -> doubled, next | several inputs and outputs |
 | `text` | text BYTES [-1,2] -> the same | BYTES |
 | `free` 1, 2 | x FP32 [-1,-1] -> 2x (version 1), 5x (version 2) | a free trailing axis; two versions |
+| `padded` | ids INT64 [-1,-1] filled up to 4, 8 or 64 -> sum, width INT64 [-1] | the width tells the bucket |
 | `fixed` | x FP32 [2,3] -> x + 1 | no batch axis |
 | `lookup` | index INT64 [-1,1] -> 10 * index | fails when an index is not in -10..9 |
 | `slow` | x FP32 [-1,1] -> x + 1 | one row a batch, tens of milliseconds each |
@@ -19,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.manifest import Budget, Family, Variant
+from models.manifest import Budget, Family, Padding, Variant
 from models.repository import publish
 from models.session import Session
 
@@ -30,6 +31,7 @@ BALLAST = 384
 
 SCALE_TAGS = {"exact": 1, "medium": 2, "quick": 3}
 SCALE_ACCURACY = {"exact": 0.9, "medium": 0.8, "quick": 0.6}
+PADDING = Padding(axis=1, buckets=(4, 8, 64), value=0)
 _SCALE_PRODUCTS = {"exact": 12, "medium": 4, "quick": 0}
 _SLOW_PRODUCTS = 90
 
@@ -44,6 +46,7 @@ def publish_all(root: Path) -> None:
     _publish(root, "text", [("only", None, _text())])
     _publish(root, "free", [("only", None, _free(2.0))])
     _publish(root, "free", [("only", None, _free(5.0))], version="2")
+    _publish(root, "padded", [("only", None, _padded())], padding=PADDING)
     _publish(root, "fixed", [("only", None, _fixed())])
     _publish(root, "lookup", [("only", None, _lookup())])
     _publish(root, "slow", [("only", None, slow_model())], latency_ms=120_000.0, max_batch_rows=1)
@@ -57,13 +60,14 @@ def _publish(
     version: str = "1",
     latency_ms: float = 5_000.0,
     max_batch_rows: int = 256,
+    padding: Padding | None = None,
 ) -> None:
     graph = Session(variants[0][2])
     family = Family(
         name=name,
         version=version,
         description=f"{name}, whose answers are known beforehand",
-        inputs=graph.inputs,
+        inputs=tuple(spec.model_copy(update={"padding": padding}) for spec in graph.inputs),
         outputs=graph.outputs,
         # Generous: these tests share two cores with the load they make.
         default_budget=Budget(latency_ms=latency_ms),
@@ -163,6 +167,22 @@ def _free(factor: float) -> bytes:
         [_float("x", "rows", "columns")],
         [_float("y", "rows", "columns")],
         {"factor": np.array(factor, np.float32)},
+    )
+
+
+def _padded() -> bytes:
+    """sum: of the numbers of a row; width: how long the row was when it came here, fillings and all."""
+    nodes = [
+        helper.make_node("ReduceSum", ["ids", "second"], ["sum"], keepdims=0),
+        helper.make_node("Shape", ["ids"], ["length"], start=1, end=2),
+        helper.make_node("Mul", ["sum", "none"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "length"], ["width"]),
+    ]
+    return _model(
+        nodes,
+        [_int("ids", "rows", "length")],
+        [_int("sum", "rows"), _int("width", "rows")],
+        {"second": np.array([1], np.int64), "none": np.array(0, np.int64)},
     )
 
 

@@ -16,7 +16,7 @@ from models.calibrate import (
     profile_family,
     random_inputs,
 )
-from models.manifest import Datatype, Family, LatencyProfile, TensorSpec, Variant
+from models.manifest import Datatype, Family, LatencyProfile, Padding, TensorSpec, Variant
 from models.session import ModelRunError, Session, Tensor
 from tests.support import tiny_models
 
@@ -121,6 +121,22 @@ def test_random_inputs_fit_the_family(datatype: Datatype, dtype: str) -> None:
     assert array.dtype == np.dtype(dtype)
     assert array.shape == (5, 3, calibrate.FREE_AXIS)
     np.testing.assert_array_equal(array, random_inputs(specs, 5)["x"])
+
+
+def test_an_axis_that_is_filled_up_is_measured_at_its_longest() -> None:
+    spec = TensorSpec(name="ids", datatype="INT64", shape=(-1, -1, -1), padding=Padding(axis=1, buckets=(4, 40)))
+    assert random_inputs((spec,), 5)["ids"].shape == (5, 40, calibrate.FREE_AXIS)
+
+
+def test_a_profile_holds_for_the_length_it_was_measured_at() -> None:
+    def inputs(*buckets: int) -> tuple[TensorSpec, ...]:
+        padding = Padding(axis=1, buckets=buckets) if buckets else None
+        return (TensorSpec(name="ids", datatype="INT64", shape=(-1, -1), padding=padding),)
+
+    variant = family().variants[0]
+    assert fingerprint(variant, inputs()) == fingerprint(variant)
+    assert fingerprint(variant, inputs(4, 40)) == fingerprint(variant, inputs(8, 40))
+    assert len({fingerprint(variant, inputs(*buckets)) for buckets in ((), (4,), (4, 40))}) == 3
 
 
 class Sessions:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +189,18 @@ def test_absent_dataset_is_told(tmp_path, capsys):
     write_family(tmp_path, {"only": 0.9})
     assert main([str(tmp_path), "--dataset", "fashion", "--data", str(tmp_path / "nowhere")]) == 1
     assert "dataset-fashion-mnist" in capsys.readouterr().err
+
+
+def test_absent_babel_is_told(tmp_path, capsys, monkeypatch):
+    write_family(tmp_path, {"only": 0.9})
+    monkeypatch.setitem(sys.modules, "babel", None)  # as if it were not installed
+    assert main([str(tmp_path), "--dataset", "text"]) == 1
+    told = capsys.readouterr().err
+    assert "Babel, which is not installed here" in told
+    assert "pip install babel==" in told
+
+
+def test_a_folder_for_data_that_have_none_is_refused(tmp_path, capsys):
+    write_family(tmp_path, {"only": 0.9})
+    assert main([str(tmp_path), "--dataset", "text", "--data", str(tmp_path)]) == 1
+    assert "not from a folder" in capsys.readouterr().err

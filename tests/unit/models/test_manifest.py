@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.manifest import Budget, Family, LatencyProfile, ManifestError, TensorSpec, read_manifest, sha256_of
+from models.manifest import (
+    Budget,
+    Datatype,
+    Family,
+    LatencyProfile,
+    ManifestError,
+    Padding,
+    TensorSpec,
+    read_manifest,
+    sha256_of,
+)
 
 VARIANT: dict[str, Any] = {"name": "only", "file": "only.onnx", "sha256": "0" * 64, "size_bytes": 1}
 
@@ -192,3 +202,108 @@ def test_profiles_that_cannot_be(rows: tuple[int, ...], seconds: tuple[float, ..
 def test_the_hash_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     assert sha256_of(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+IDS: dict[str, Any] = {
+    "name": "ids",
+    "datatype": "INT64",
+    "shape": [-1, -1],
+    "padding": {"axis": 1, "buckets": [16, 32], "value": 0},
+}
+
+
+def test_padding_is_read_and_written_back(tmp_path: Path) -> None:
+    family = read(tmp_path, manifest(inputs=[IDS]))
+    assert family.inputs[0].padding == Padding(axis=1, buckets=(16, 32))
+    assert read(tmp_path, family.to_json()) == family
+    plain = read(tmp_path, manifest())
+    assert plain.inputs[0].padding is None
+    assert "padding" not in plain.to_json()
+
+
+@pytest.mark.parametrize(("length", "bucket"), [(0, 16), (1, 16), (16, 16), (17, 32), (32, 32)])
+def test_the_bucket_is_the_smallest_that_holds_a_length(length: int, bucket: int) -> None:
+    assert Padding(axis=1, buckets=(16, 32)).bucket_of(length) == bucket
+
+
+def test_no_bucket_holds_more_than_the_largest() -> None:
+    padding = Padding(axis=1, buckets=(16, 32))
+    assert padding.longest == 32
+    with pytest.raises(ValueError, match="a length of 33 is above the largest bucket, 32"):
+        padding.bucket_of(33)
+
+
+@pytest.mark.parametrize("buckets", [[], [0], [-4], [16, 16], [32, 16], [1.5], ["16"], list(range(1, 66))])
+def test_buckets_are_lengths_that_rise(tmp_path: Path, buckets: list[Any]) -> None:
+    wrong = {**IDS, "padding": {"axis": 1, "buckets": buckets}}
+    assert refusal(tmp_path, manifest(inputs=[wrong])).startswith("inputs.0.padding")
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ({"shape": [-1, 8]}, "padding along axis 1 needs a free dimension (-1) there, not [-1, 8]"),
+        ({"shape": [-1]}, "padding along axis 1 needs a free dimension (-1) there, not [-1]"),
+        ({"padding": {"axis": 0, "buckets": [1]}}, "greater than or equal to 1"),
+        ({"datatype": "BYTES"}, "0 cannot fill up BYTES"),
+        ({"datatype": "BF16"}, "0 cannot fill up BF16"),
+        ({"padding": {"axis": 1, "buckets": [1], "value": 0.5}}, "0.5 cannot fill up INT64"),
+        ({"padding": {"axis": 1, "buckets": [1], "value": None}}, "value"),
+        ({"padding": {"axis": 1, "buckets": [1], "filling": 0}}, "Extra inputs are not permitted"),
+    ],
+)
+def test_padding_must_suit_its_tensor(tmp_path: Path, spec: dict[str, Any], text: str) -> None:
+    assert text in refusal(tmp_path, manifest(inputs=[{**IDS, **spec}]))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "fits"),
+    [
+        ("UINT8", 255, True),
+        ("UINT8", 256, False),
+        ("UINT8", -1, False),
+        ("INT8", -128, True),
+        ("INT8", 128, False),
+        ("INT64", 2**63 - 1, True),
+        ("INT64", 2**63, False),
+        ("FP32", -1, True),
+        ("FP32", 0.5, True),
+        ("FP32", 1e39, False),
+        ("FP16", 65504, True),
+        ("FP16", 1e5, False),
+        ("FP64", 1e300, True),
+    ],
+)
+def test_the_filling_must_be_of_the_datatype(datatype: Datatype, value: float, fits: bool) -> None:
+    def made() -> TensorSpec:
+        return TensorSpec(
+            name="x", datatype=datatype, shape=(-1, -1), padding=Padding(axis=1, buckets=(4,), value=value)
+        )
+
+    if fits:
+        assert made().padding is not None
+    else:
+        with pytest.raises(ValueError, match="cannot fill up"):
+            made()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, -1]}]},
+            "manifest: outputs ['y'] have free dimensions behind the first: not possible with padding",
+        ),
+        ({"outputs": [{**IDS, "name": "y"}]}, "manifest: padding is for inputs only, not for outputs"),
+        (
+            {"outputs": [{"name": "y", "datatype": "FP32", "shape": [4]}]},
+            "manifest: padding of ['ids'] needs a free first dimension in every input and output",
+        ),
+        (
+            {"inputs": [{**IDS, "shape": [1, -1]}]},
+            "manifest: padding of ['ids'] needs a free first dimension in every input and output",
+        ),
+    ],
+)
+def test_padding_must_suit_its_family(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    assert refusal(tmp_path, manifest(**{"inputs": [IDS], **change})) == text

@@ -81,6 +81,8 @@ def test_every_setting_has_a_variable_and_a_description(name: tuple[str, str]) -
         ("engine", "kind", "docker"),
         ("engine", "replicas", "0"),
         ("scheduler", "utilization", "1.1"),
+        ("scheduler", "policy", "fastest"),
+        ("scheduler", "policy", "proteus:soon"),
         ("limits", "allow_nan", "perhaps"),
         ("limits", "max_queue_bytes", "-1"),
     ],

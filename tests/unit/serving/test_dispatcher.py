@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.manifest import Family, Padding, TensorSpec
 from serving import dispatcher as dispatcher_module
+from serving.codec.merge import batch_key
 from serving.core.admission import Admitted, Rejected
 from serving.core.errors import Expired, GearshiftError, InternalError, Unavailable
 from serving.core.request import Request
@@ -49,6 +51,39 @@ async def test_requests_that_arrive_together_share_a_batch(house: House) -> None
     answers = await asyncio.gather(*futures)
     assert [answer.outputs["tag"].tolist() for answer in answers] == [[0], [1], [2], [3]]
     assert {(answer.batch_rows, answer.compute_s) for answer in answers} == {(4, 0.004)}
+
+
+def padded_family() -> Family:
+    """ids INT64 [-1,-1], filled up to 4 or 8 with -1 -> tag INT64 [-1]."""
+    plain = tagged_family()
+    ids = TensorSpec(name="ids", datatype="INT64", shape=(-1, -1), padding=Padding(axis=1, buckets=(4, 8), value=-1))
+    return plain.model_copy(update={"inputs": (ids,)})
+
+
+def lengths_of(variant: str, inputs: Tensors) -> Tensors:
+    return {"tag": (inputs["ids"] >= 0).sum(axis=1)}
+
+
+async def test_requests_of_one_bucket_share_a_batch_filled_up(make_house: MakeHouse) -> None:
+    house = make_house(FakeBackend(hold=True, outputs=lengths_of), [padded_family()])
+    futures = []
+    for length in (1, 4, 7, 2):
+        inputs = {"ids": np.arange(length)[np.newaxis]}
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        group = batch_key(inputs, house.lane.paddings)
+        now_s = house.clock()
+        new = Request(1, now_s, now_s + 1.0, BOTH, group=group, payload=Pending(inputs, future))
+        assert isinstance(house.dispatcher.submit(house.lane, new), Admitted)
+        futures.append(future)
+    first = await house.backend.started()
+    assert first.inputs["ids"].tolist() == [[0, -1, -1, -1], [0, 1, 2, 3], [0, 1, -1, -1]]
+    first.finish(0.004)
+    second = await house.backend.started()
+    assert second.inputs["ids"].tolist() == [[0, 1, 2, 3, 4, 5, 6, -1]]
+    second.finish(0.004)
+    answers = await asyncio.gather(*futures)
+    assert [answer.outputs["tag"].tolist() for answer in answers] == [[1], [4], [7], [2]]
+    assert [answer.batch_rows for answer in answers] == [3, 3, 1, 3]
 
 
 async def test_the_batch_is_told_the_most_patient_deadline(house: House) -> None:

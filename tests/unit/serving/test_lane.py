@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.manifest import Budget, TensorSpec
-from serving.config import SchedulerSettings
+from models.manifest import Budget, Padding, TensorSpec
+from serving.config import ConfigError, SchedulerSettings
 from serving.core.budget import RequestBudget
 from serving.core.errors import Infeasible
 from serving.core.latency import LatencyTable
@@ -51,6 +51,16 @@ def test_the_default_budget_is_that_of_the_family(metrics: Metrics) -> None:
 def test_free_axes_keep_requests_apart(metrics: Metrics) -> None:
     free = (TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),)
     assert lane_of(metrics, tagged_family().model_copy(update={"inputs": free})).free_axes
+
+
+def test_inputs_that_are_filled_up_are_known_by_name(metrics: Metrics) -> None:
+    padding = Padding(axis=1, buckets=(4, 8))
+    inputs = (
+        TensorSpec(name="ids", datatype="INT64", shape=(-1, -1), padding=padding),
+        TensorSpec(name="x", datatype="FP32", shape=(-1, 2)),
+    )
+    assert lane_of(metrics, tagged_family().model_copy(update={"inputs": inputs})).paddings == {"ids": padding}
+    assert lane_of(metrics, tagged_family(version="2")).paddings == {}
 
 
 def test_equal_contents_are_one_eligibility(metrics: Metrics) -> None:
@@ -116,10 +126,21 @@ def test_the_settings_reach_the_policy_and_the_scheduler(metrics: Metrics) -> No
     lane = Lane(tagged_family(), PROFILES, settings, 77, metrics, batch_overhead_s=0.003)
     assert (lane.scheduler.options.max_bytes, lane.scheduler.options.plan_quantile) == (77, 0.75)
     assert lane.scheduler.options.batch_overhead_s == 0.003
-    policy = policy_of(settings)(lane.variants, exact_model(lane.variants))
+    policy = policy_of(settings).make(lane.variants, exact_model(lane.variants))
     assert isinstance(policy, LookAhead)
     chosen = policy._settings
     assert (chosen.utilization, chosen.min_success, chosen.plan_quantile, chosen.energy_weight) == (0.5, 0.1, 0.75, 0.2)
+
+
+def test_a_published_policy_comes_without_admission(metrics: Metrics) -> None:
+    lane = Lane(tagged_family(), PROFILES, SchedulerSettings(policy="fixed:large"), 77, metrics)
+    assert not lane.scheduler.options.admission
+    assert lane_of(metrics).scheduler.options.admission
+
+
+def test_a_policy_that_asks_for_a_variant_nobody_has_stops_the_start(metrics: Metrics) -> None:
+    with pytest.raises(ConfigError, match="'huge'.*fastest, most-accurate, small, large"):
+        Lane(tagged_family(), PROFILES, SchedulerSettings(policy="fixed:huge"), 77, metrics)
 
 
 def test_the_tables_are_those_of_the_profiles(metrics: Metrics) -> None:

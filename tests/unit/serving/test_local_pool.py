@@ -124,3 +124,23 @@ def test_a_loop_that_is_gone_ends_the_worker() -> None:
     (thread,) = pool._threads
     thread.join(30)
     assert not thread.is_alive()
+
+
+async def test_longer_batches_are_not_taken_for_short_ones(gate: Gate) -> None:
+    """A kind that proved quick runs in the loop; one of as many rows, but longer ones, has yet to prove it."""
+    gate.open.set()
+    pool = LocalPool({KEY: cast("Session", gate)}, 1, inline_s=30.0)
+    for columns in (16, 16, 64, 64):
+        await pool.run(*KEY, {"x": np.zeros((2, columns), np.float32)}, 1.0)
+    await pool.close()
+    here = threading.current_thread().name
+    assert [name == here for name in gate.ran] == [False, True, False, True]
+
+
+async def test_kinds_are_bounded_whatever_lengths_callers_send(gate: Gate) -> None:
+    gate.open.set()
+    pool = LocalPool({KEY: cast("Session", gate)}, 1, inline_s=30.0)
+    for columns in range(200):
+        await pool.run(*KEY, {"x": np.zeros((1, columns), np.float32)}, 1.0)
+    await pool.close()
+    assert len(pool._usual_s) <= 9

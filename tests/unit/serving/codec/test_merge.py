@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.manifest import Padding
 from serving.codec.datatypes import Array
 from serving.codec.merge import BatchError, batch_key, merge, split
 
@@ -95,3 +96,75 @@ def test_equal_keys_merge() -> None:
 def test_texts_merge() -> None:
     texts = [{"t": np.array([b"a", b"b\0"], object)}, {"t": np.array([b""], object)}]
     assert merge(texts)["t"].tolist() == [b"a", b"b\0", b""]
+
+
+PADDING = Padding(axis=1, buckets=(4, 8), value=-1)
+
+
+def texts_of(*lengths: int, rows: int = 1) -> list[dict[str, Array]]:
+    """Requests whose rows are 1, 2, ... up to their length."""
+    return [{"ids": np.tile(np.arange(1, length + 1), (rows, 1))} for length in lengths]
+
+
+def test_requests_of_one_bucket_have_one_key() -> None:
+    empty, short, full, longer, longest = texts_of(0, 1, 4, 5, 8)
+    paddings = {"ids": PADDING}
+    keys = [batch_key(request, paddings) for request in (empty, short, full, longer, longest)]
+    assert keys == [(("ids", (4,)),)] * 3 + [(("ids", (8,)),)] * 2
+    assert batch_key(short) != batch_key(full)
+    with pytest.raises(ValueError, match="a length of 9 is above the largest bucket, 8"):
+        batch_key(texts_of(9)[0], paddings)
+
+
+@given(lengths=st.lists(st.integers(0, 8), min_size=1, max_size=6), rows=st.integers(1, 3))
+def test_different_lengths_are_filled_up_to_the_bucket(lengths: list[int], rows: int) -> None:
+    bucket = PADDING.bucket_of(max(lengths))
+    lengths = [length for length in lengths if PADDING.bucket_of(length) == bucket]
+    requests = texts_of(*lengths, rows=rows)
+
+    batch = merge(requests, {"ids": PADDING})["ids"]
+
+    assert batch.shape == (rows * len(lengths), bucket)
+    assert batch.dtype == requests[0]["ids"].dtype
+    for place, length in enumerate(lengths):
+        for row in batch[place * rows : (place + 1) * rows]:
+            assert row.tolist() == [*range(1, length + 1)] + [-1] * (bucket - length)
+
+
+def test_a_request_alone_is_filled_up_too_but_not_copied_when_it_is_full() -> None:
+    short, full = texts_of(3, 4)
+    assert merge([short], {"ids": PADDING})["ids"].tolist() == [[1, 2, 3, -1]]
+    assert merge([full], {"ids": PADDING})["ids"] is full["ids"]
+    assert short["ids"].shape == (1, 3)
+
+
+def test_only_the_inputs_that_say_so_are_filled_up() -> None:
+    first, second = ({"ids": np.ones((1, length)), "x": np.ones((1, 3))} for length in (2, 3))
+    batch = merge([first, second], {"ids": PADDING})
+    assert (batch["ids"].shape, batch["x"].shape) == ((2, 4), (2, 3))
+    with pytest.raises(BatchError, match="input 'ids': shapes differ"):
+        merge([first, second])
+
+
+def test_filling_goes_along_any_axis_behind_the_rows() -> None:
+    padding = Padding(axis=2, buckets=(4,), value=0.5)
+    parts = [{"x": np.ones((1, 2, 3), np.float32)}, {"x": np.ones((2, 2, 4), np.float32)}]
+    batch = merge(parts, {"x": padding})["x"]
+    assert batch.shape == (3, 2, 4)
+    assert batch[0, :, 3].tolist() == [0.5, 0.5]
+    assert batch.sum() == 3 * 2 * 4 - 1
+    assert batch_key(parts[0], {"x": padding}) == (("x", (2, 4)),)
+    unlike = [parts[0], {"x": np.ones((1, 3, 3), np.float32)}]
+    with pytest.raises(BatchError, match="shapes differ"):
+        merge(unlike, {"x": padding})
+
+
+def test_an_input_without_the_axis_does_not_merge() -> None:
+    with pytest.raises(BatchError, match="input 'ids': shapes differ"):
+        merge([{"ids": np.zeros(3)}], {"ids": PADDING})
+
+
+@pytest.mark.parametrize("lengths", [(4, 5), (5, 4), (9,), (4, 9)])
+def test_other_buckets_do_not_merge(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(BatchError, match="input 'ids'"):
+        merge(texts_of(*lengths), {"ids": PADDING})

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.manifest import Padding
 from serving.codec.shapes import check_datatype, check_rows, check_shape
 from serving.core.errors import InvalidRequest
 
@@ -38,3 +39,12 @@ def test_rows_are_the_first_axis_of_batchable_families_only(wire: Any) -> None:
     lone = wire.family([wire.spec("x", "FP32", (-1, 2))], [wire.spec("y", "FP32", (1,))])
     assert check_rows(lone, [(0, 2)]) == 1
     assert check_rows(lone, [(99, 2)]) == 1
+
+
+def test_a_length_above_the_largest_bucket_is_told(wire: Any) -> None:
+    padding = Padding(axis=1, buckets=(16, 64))
+    spec = wire.spec("ids", "INT64", (-1, -1)).model_copy(update={"padding": padding})
+    assert check_shape(spec, [3, 64]) == 192
+    assert check_shape(spec, [3, 0]) == 0
+    with pytest.raises(InvalidRequest, match=r"input 'ids': expected a length of at most 64 \(dimension 1\), got 65"):
+        check_shape(spec, [3, 65])

@@ -1,0 +1,74 @@
+"""Pick the sample names that come with the text family: `python -m models.zoo.text.samples`.
+
+One held-out name a language: the first that the family's best variant is sure of. They are for people to try a server
+with, and for tests that need to know the answer; no accuracy is measured on them.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from models.evaluate import Classifier, classifier_of
+from models.manifest import MANIFEST_NAME, read_manifest
+from models.session import Session
+from models.zoo.text.data import LANGUAGES, DatasetError, Names, load
+from models.zoo.text.tokens import encode_batch
+
+DEFAULT_FAMILY = Path("models/zoo/families/text/1")
+DEFAULT_OUT = Path("models/zoo/text/samples.tsv")
+SURE = 0.9
+"""Least probability of the right language."""
+LENGTHS = range(12, 41)
+"""Bytes of a name worth showing: a few characters of Chinese say as much as a dozen letters."""
+
+
+def pick(classify: Classifier, names: Names) -> Iterator[tuple[str, str]]:
+    """Language and name, one a language; `LookupError` where no name is clear enough."""
+    for number, language in enumerate(LANGUAGES):
+        for text, label in zip(names.texts, names.labels, strict=True):
+            # A name in brackets is clear, but a poor example.
+            if label != number or len(text.encode()) not in LENGTHS or not text.replace(" ", "").isalpha():
+                continue
+            if classify(encode_batch([text]))[0, number] >= SURE:
+                yield language, text
+                break
+        else:
+            raise LookupError(f"no held-out name in '{language}' has a probability of {SURE} or more")
+
+
+def read_samples(file: Path = DEFAULT_OUT) -> list[tuple[str, str]]:
+    """Language and name of each sample."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [(language, name) for language, _, name in (line.partition("\t") for line in lines)]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m models.zoo.text.samples",
+        description="Write one held-out name a language, with its language before it.",
+    )
+    parser.add_argument("--family", type=Path, default=DEFAULT_FAMILY, metavar="DIR", help=f"default: {DEFAULT_FAMILY}")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FILE", help=f"default: {DEFAULT_OUT}")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the samples; 1 when the data are not there."""
+    options = parse_arguments(arguments)
+    best = read_manifest(options.family / MANIFEST_NAME).variants[0]
+    classify = classifier_of(Session((options.family / best.file).read_bytes()))
+    try:
+        names = load("test")
+    except DatasetError as error:
+        print(error, file=sys.stderr)
+        return 1
+    lines = [f"{language}\t{name}\n" for language, name in pick(classify, names)]
+    options.out.write_text("".join(lines), encoding="utf-8")
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
