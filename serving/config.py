@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.manifest import describe
+from serving.core.policies.registry import named_policy
 
 ENV_PREFIX = "GEARSHIFT_"
 NOT_SETTINGS = frozenset({"GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST", "GEARSHIFT_URL"})
@@ -123,11 +124,17 @@ class LimitSettings(_Section):
     """A client that does not read its answer."""
 
 
+def _known_policy(text: str) -> str:
+    named_policy(text)
+    return text
+
+
 class SchedulerSettings(_Section):
     """How variants and batches are chosen."""
 
-    policy: Literal["look-ahead"] = "look-ahead"
-    """The rule that picks variant and batch."""
+    policy: Annotated[str, AfterValidator(_known_policy)] = "look-ahead"
+    """The rule that picks variant and batch: `look-ahead`, or a published one to compare it with, as NAME,
+    NAME:ARGUMENT or either with `+early-drop` behind it."""
     utilization: Share = 0.8
     """Share of future worker time the policy counts on; the rest absorbs bursts."""
     min_success: Share = 0.3

@@ -209,7 +209,8 @@ class LookAhead:
             self._hull(horizon_s),
             queue.rows + expected,
             open_s,
-            self._settings.utilization / self._latency.slowdown,
+            self._settings.utilization,
+            self._latency.slowdown,
         )
 
     def _hull(self, horizon_s: float) -> CapacityValue:
@@ -245,10 +246,11 @@ class _Outlook:
     """Worker time until the horizon's end."""
     share: float
     """Part of the worker time that is counted on."""
+    slowdown: float
 
     def value(self, taken: int, expected_s: float) -> float:
         """Most accuracy that the other rows can get when `taken` rows keep a worker busy for `expected_s`."""
-        return self.hull.of(self.rows - taken, (self.open_s - expected_s) * self.share)
+        return self.hull.of(self.rows - taken, (self.open_s * self.share - expected_s) / self.slowdown)
 
 
 class _Screen:

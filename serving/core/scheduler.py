@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, inf
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serving.core.admission import Admitted, Rejected, admit
 from serving.core.edf import EdfQueue
@@ -66,6 +66,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A policy that is also told how long batches took, for rules that do not go by `LatencyModel`."""
+
+    def observe(self, variant: int, rows: int, seconds: float) -> None:
+        """A batch of `rows` rows on a variant took that long. Called after the latency model has learnt."""
+        ...
+
+
 PolicyFactory = Callable[[tuple[VariantView, ...], LatencyModel], Policy]
 
 
@@ -79,6 +88,8 @@ class SchedulerOptions:
     """Share of batches that must be as fast as planned for: room for noise in admission, 0..1."""
     batch_overhead_s: float = 0.0
     """Processor time a batch costs besides the model."""
+    admission: bool = True
+    """Whether the door judges by work ahead. Without it only `max_bytes` bounds the queue, as in published systems."""
 
 
 class Scheduler:
@@ -95,6 +106,7 @@ class Scheduler:
         self.queue = EdfQueue()
         self.options = options or SchedulerOptions()
         self._policy = policy(variants, self.latency)
+        self._learner = self._policy if isinstance(self._policy, Learner) else None
         self._plan = FallbackPlan(self.latency, [v.knee_rows for v in variants])
         self._rate = 0.0
         self._rate_at_s = -inf
@@ -114,7 +126,7 @@ class Scheduler:
             self._door_s += OVERHEAD_WEIGHT * self._step_s(now_s - request.arrival_s, self._door_s)
         verdict = self._judge(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
-            self.queue.push(request)
+            self.queue.push(request, self._plan.work_s(request))
         else:
             self._refuse(verdict, now_s)
         return verdict
@@ -174,7 +186,10 @@ class Scheduler:
         """Learn from a batch that finished at `now_s`; returns observed / predicted time."""
         self._learnt_at_s = now_s
         self._closed = None
-        return self.latency.observe(variant, rows, seconds)
+        ratio = self.latency.observe(variant, rows, seconds)
+        if self._learner is not None:
+            self._learner.observe(variant, rows, seconds)
+        return ratio
 
     def observe_overhead(self, seconds: float) -> None:
         """Learn what an answer spends in the gateway besides the queue and the model.
@@ -206,6 +221,8 @@ class Scheduler:
         return "load" if safe_s <= budget_s else "budget"
 
     def _judge(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
+        if not self.options.admission and self.queue.size_bytes + request.size_bytes <= self.options.max_bytes:
+            return Admitted()
         return admit(
             request,
             now_s,

@@ -1,0 +1,64 @@
+"""A simulated gateway: the production schedulers and bookings, and what they are connected to."""
+
+from collections.abc import Sequence
+from math import inf
+
+from loadtests.durations import uniforms
+from loadtests.simulation.pool import Booked, Pool, TwoChoices
+from loadtests.simulation.served import Served
+from loadtests.simulation.setting import Assumptions, Fleet
+from serving.core.policies.registry import NamedPolicy
+from serving.core.scheduler import Scheduler, SchedulerOptions
+from serving.core.workers import Workers
+
+SPLIT_DEPTH = 2
+"""Batches in flight a worker and gateway in the split topology, as its backend has it."""
+
+
+class Gateway:
+    """One gateway: its schedulers, its bookings, its event loop."""
+
+    __slots__ = ("armed_s", "due_s", "loop_free_s", "number", "pool", "route", "schedulers", "workers")
+
+    def __init__(self, number: int, schedulers: list[Scheduler], workers: Workers, pool: Pool) -> None:
+        self.number = number
+        self.schedulers = schedulers
+        self.workers = workers
+        self.pool = pool
+        self.route: Booked | TwoChoices = Booked()
+        self.due_s = inf
+        """When its policies want to be asked again."""
+        self.armed_s = inf
+        """The earliest timer that is set."""
+        self.loop_free_s = 0.0
+
+    def by_urgency(self) -> Sequence[int]:
+        """The models that have requests waiting, the one with the earliest deadline first."""
+        schedulers = self.schedulers
+        waiting = [number for number, scheduler in enumerate(schedulers) if scheduler.queue]
+        if len(waiting) > 1:
+            waiting.sort(key=lambda number: schedulers[number].queue.head.deadline_s)
+        return waiting
+
+
+def open_gateways(
+    served: Sequence[Served], fleet: Fleet, policy: NamedPolicy, assumptions: Assumptions, seed: int
+) -> list[Gateway]:
+    """The gateways of a fleet, each with a scheduler for every model. Raises `PolicyError`."""
+    options = SchedulerOptions(
+        assumptions.max_queue_bytes,
+        assumptions.plan_quantile,
+        assumptions.batch_overhead_s,
+        admission=policy.admission,
+    )
+    shared = Pool(fleet.workers)
+    route = TwoChoices(fleet.gateways, fleet.workers, fleet.staleness_s, uniforms(seed, stream=2))
+    gateways = []
+    for number in range(fleet.gateways):
+        schedulers = [Scheduler(family.variants, policy.make, options) for family in served]
+        workers = Workers(fleet.workers, SPLIT_DEPTH if fleet.split else 1)
+        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers))
+        if fleet.split:
+            gateway.route = route
+        gateways.append(gateway)
+    return gateways
