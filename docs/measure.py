@@ -23,10 +23,11 @@ DATA = ROOT / "docs" / "img" / "frontier.json"
 def measure(repeats: int = REPEATS) -> dict[str, Any]:
     """Calibrate the demo family that often; each variant's facts with median, least and most of its times."""
     runs = [_calibrated() for _ in range(repeats)]
-    first = runs[0]
+    families = [next(family for family in run["families"] if family["name"] == FAMILY) for run in runs]
+    first = families[0]
     variants = []
-    for at, variant in enumerate(first["families"][0]["variants"]):
-        seen = [run["families"][0]["variants"][at] for run in runs]
+    for at, variant in enumerate(first["variants"]):
+        seen = [family["variants"][at] for family in families]
         times = [one["ms_at_1"] for one in seen]
         rates = [1e3 * one["knee_rows"] / one["ms_at_knee"] for one in seen]
         variants.append(
@@ -41,9 +42,9 @@ def measure(repeats: int = REPEATS) -> dict[str, Any]:
             }
         )
     return {
-        "family": f"{first['families'][0]['name']}/{first['families'][0]['version']}",
+        "family": f"{first['name']}/{first['version']}",
         "command": "python -m docs.measure",
-        "machine": f"{usable_cores()} cores {first['processor']}",
+        "machine": f"{usable_cores()} cores {runs[0]['processor']}",
         "repeats": repeats,
         "variants": variants,
     }

@@ -68,13 +68,15 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNet(nn.Module):
-    """Three stages of two residual blocks, at 28, 14 and 7 pixels, each twice as wide as the last."""
+    """Three stages of residual blocks, at 28, 14 and 7 pixels, each twice as wide as the last."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, blocks: int = 2) -> None:
+        """`blocks` of each stage."""
         super().__init__()
         self.stem = ConvNorm(1, width)
-        widths = (width, width, width, 2 * width, 2 * width, 4 * width, 4 * width)
-        strides = (1, 1, 2, 1, 2, 1)
+        outs = [width << stage for stage in range(3) for _ in range(blocks)]
+        widths = (width, *outs)
+        strides = [2 if stage and not block else 1 for stage in range(3) for block in range(blocks)]
         self.blocks = nn.Sequential(
             *(ResidualBlock(a, b, s) for a, b, s in zip(widths[:-1], widths[1:], strides, strict=True))
         )
@@ -153,12 +155,17 @@ class NetPlan:
 
     make: Callable[[], nn.Module]
     design: str
-    epochs: int
+    cycles: tuple[int, ...]
+    """Epochs of each cycle of the learning rate."""
     peak_rate: float
-    """Learning rate at the top of the one-cycle schedule."""
+    """Learning rate at the top of the first cycle."""
     weight_decay: float
     bfloat16: bool
     """Whether training computes in bfloat16: twice as fast for dense convolutions, slower for others."""
+    erased: float = 0.0
+    """Share of the images that lose a rectangle while training."""
+    teacher: str | None = None
+    """The net whose answers it learns from beside the labels."""
     forms: tuple[Form, ...] = (FP32,)
     """The variants worth building: each more accurate one is slower. One exception is the reference, the
     largest net in float32 as it was trained: int8 is as accurate and faster, and this is what shows it.
@@ -168,10 +175,29 @@ class NetPlan:
 
 NETS: Mapping[str, NetPlan] = MappingProxyType(
     {
+        "resnet-32": NetPlan(
+            make=lambda: ResidualNet(32),
+            design="residual, widths 32/64/128",
+            cycles=(20, 6, 6),
+            peak_rate=0.2,
+            weight_decay=5e-4,
+            bfloat16=True,
+            erased=0.5,
+        ),
+        "resnet-32x1": NetPlan(
+            make=lambda: ResidualNet(32, blocks=1),
+            design="residual, widths 32/64/128, one block a stage",
+            cycles=(20,),
+            peak_rate=0.2,
+            weight_decay=2e-4,
+            bfloat16=True,
+            erased=0.25,
+            teacher="resnet-32",
+        ),
         "resnet-24": NetPlan(
             make=lambda: ResidualNet(24),
             design="residual, widths 24/48/96",
-            epochs=16,
+            cycles=(16,),
             peak_rate=0.2,
             weight_decay=5e-4,
             bfloat16=True,
@@ -180,7 +206,7 @@ NETS: Mapping[str, NetPlan] = MappingProxyType(
         "resnet-16": NetPlan(
             make=lambda: ResidualNet(16),
             design="residual, widths 16/32/64",
-            epochs=16,
+            cycles=(16,),
             peak_rate=0.2,
             weight_decay=5e-4,
             bfloat16=True,
@@ -189,7 +215,7 @@ NETS: Mapping[str, NetPlan] = MappingProxyType(
         "dsconv-64": NetPlan(
             make=lambda: SeparableNet(64),
             design="separable, widths 64/128/256",
-            epochs=20,
+            cycles=(20,),
             peak_rate=0.2,
             weight_decay=2e-4,
             bfloat16=False,
@@ -197,7 +223,7 @@ NETS: Mapping[str, NetPlan] = MappingProxyType(
         "dsconv-32": NetPlan(
             make=lambda: SeparableNet(32),
             design="separable, widths 32/64/128",
-            epochs=24,
+            cycles=(24,),
             peak_rate=0.2,
             weight_decay=1e-4,
             bfloat16=False,
@@ -205,7 +231,7 @@ NETS: Mapping[str, NetPlan] = MappingProxyType(
         "dsconv-16": NetPlan(
             make=lambda: SeparableNet(16),
             design="separable, widths 16/32/64",
-            epochs=30,
+            cycles=(30,),
             peak_rate=0.2,
             weight_decay=5e-5,
             bfloat16=False,

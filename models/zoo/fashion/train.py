@@ -6,6 +6,7 @@ sees the same batches as one that was not.
 """
 
 import argparse
+import copy
 import dataclasses
 import math
 import sys
@@ -29,6 +30,9 @@ WARM_UP = 0.2
 """Share of the training during which the learning rate rises."""
 MOST_SHIFT = 2
 """Most pixels an image is moved by, along each axis, while training."""
+TEMPERATURE = 2.0
+TEACHING = 0.7
+"""Share of the teacher's answers in the loss; the labels have the rest."""
 HELD_OUT = 5_000
 """Last images of the training half, never trained on: every choice is made by them."""
 
@@ -40,14 +44,41 @@ class Run:
     """The settings of a training run; a kept state belongs to it when it has the very same."""
 
     net: str
-    epochs: int
+    cycles: tuple[int, ...]
+    """Epochs of each cycle of the learning rate; the net at the end of each is kept."""
     seed: int
     peak_rate: float
     weight_decay: float
     batch_rows: int = BATCH_ROWS
     label_smoothing: float = LABEL_SMOOTHING
     most_shift: int = MOST_SHIFT
+    erased: float = 0.0
+    """Share of the images that lose a rectangle while training."""
+    teacher: str | None = None
+    """The net that gives soft targets."""
     held_out: int = HELD_OUT
+
+    def facts(self) -> dict[str, Any]:
+        """The settings as plain values, to be kept beside the weights."""
+        return {**dataclasses.asdict(self), "cycles": list(self.cycles)}
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the images, in all cycles."""
+        return sum(self.cycles)
+
+    def place(self, progress: float) -> tuple[int, float]:
+        """The cycle, from 0, and the share of it that is done, after `progress` epochs."""
+        for cycle, epochs in enumerate(self.cycles):
+            if progress < epochs or cycle == len(self.cycles) - 1:
+                return cycle, progress / epochs
+            progress -= epochs
+        raise AssertionError("a run has at least one cycle")
+
+    def rate(self, progress: float) -> float:
+        """The learning rate after `progress` epochs: later cycles start from a good net and rise half as high."""
+        cycle, share = self.place(progress)
+        return learning_rate(share, self.peak_rate if cycle == 0 else self.peak_rate / 2)
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -75,6 +106,31 @@ def augment(pixels: Tensor, random: torch.Generator) -> Tensor:
     return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
+def erase(pixels: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """A rectangle of noise over that share of the images, each of 2 to 20 % of the area.
+
+    Zhong et al., "Random Erasing Data Augmentation", 2017. Unsigned bytes [n, 28, 28] -> the same shape.
+    """
+    count, side, _ = pixels.shape
+    area = (0.02 + 0.18 * torch.rand(count, generator=random)) * side * side
+    stretch = torch.exp((torch.rand(count, generator=random) * 2 - 1) * math.log(3.0)).sqrt()
+    height, width = (area.sqrt() * stretch), (area.sqrt() / stretch)
+    chosen = torch.rand(count, generator=random) < share
+    top, left = (torch.rand(2, count, generator=random) * side).unbind()
+    line = torch.arange(side)
+    rows = ((line >= (top - height / 2)[:, None]) & (line < (top + height / 2)[:, None]))[:, :, None]
+    columns = ((line >= (left - width / 2)[:, None]) & (line < (left + width / 2)[:, None]))[:, None, :]
+    noise = torch.randint(0, 256, pixels.shape, dtype=pixels.dtype, generator=random)
+    return torch.where(rows & columns & chosen[:, None, None], noise, pixels)
+
+
+def soft_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """How far the softened answers [n, classes] are from the teacher's (Hinton et al., 2015), a row."""
+    soft = functional.log_softmax(logits / TEMPERATURE, dim=1)
+    target = functional.log_softmax(taught / TEMPERATURE, dim=1)
+    return functional.kl_div(soft, target, reduction="batchmean", log_target=True) * TEMPERATURE**2
+
+
 def accuracy(net: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     """Share of images [n, 28, 28] whose best class is their label."""
     net.eval()
@@ -90,7 +146,8 @@ def accuracy(net: nn.Module, pixels: Tensor, labels: Tensor) -> float:
 def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
     """Train one net, or go on with it, and return the file of its weights.
 
-    The file holds `weights`, the `run` and what was seen (`held_out_accuracy`, `seconds`).
+    The file holds `weights` (and those at the end of each cycle, `snapshots`), the `run` and what was
+    seen (`held_out_accuracy`, `seconds`).
     """
     finished = work / f"{run.net}.pt"
     kept = work / f"{run.net}.partial.pt"
@@ -98,17 +155,19 @@ def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
         print(f"{run.net}: already trained, {finished}")
         return finished
 
+    teacher = None if run.teacher is None else _teacher(run.teacher, work)
     torch.manual_seed(run.seed)
     net = plan.make().to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         net.parameters(), lr=run.peak_rate, momentum=MOMENTUM, nesterov=True, weight_decay=run.weight_decay
     )
     epoch, seconds = 0, 0.0
+    snapshots: list[dict[str, Tensor]] = []
     if _belongs(kept, run):
         state = torch.load(kept, weights_only=True)
         net.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
-        epoch, seconds = state["epoch"], state["seconds"]
+        epoch, seconds, snapshots = state["epoch"], state["seconds"], state["snapshots"]
         print(f"{run.net}: going on after epoch {epoch}")
 
     pixels, labels = torch.tensor(images.pixels), torch.tensor(images.labels, dtype=torch.int64)
@@ -116,7 +175,7 @@ def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
     seen = math.nan
     while epoch < run.epochs:
         began = time.monotonic()
-        loss = _train_epoch(run, plan, net, optimizer, epoch, pixels[:split], labels[:split])
+        loss = _train_epoch(run, plan, net, teacher, optimizer, epoch, pixels[:split], labels[:split])
         seen = accuracy(net, pixels[split:], labels[split:])
         epoch += 1
         took = time.monotonic() - began
@@ -127,15 +186,18 @@ def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
             f"{took:.0f} s, about {left:.0f} min left",
             flush=True,
         )
-        facts = {"run": dataclasses.asdict(run), "weights": net.state_dict(), "seconds": seconds}
+        if run.place(epoch - 0.5)[0] < run.place(epoch)[0] or epoch == run.epochs:
+            snapshots.append(copy.deepcopy(net.state_dict()))
+        facts = {"run": run.facts(), "weights": net.state_dict(), "seconds": seconds, "snapshots": snapshots}
         _keep(kept, {**facts, "optimizer": optimizer.state_dict(), "epoch": epoch})
     if math.isnan(seen):  # Killed between the last epoch and this line.
         seen = accuracy(net, pixels[split:], labels[split:])
     _keep(
         finished,
         {
-            "run": dataclasses.asdict(run),
+            "run": run.facts(),
             "weights": net.state_dict(),
+            "snapshots": snapshots,
             "seconds": seconds,
             "held_out_accuracy": seen,
         },
@@ -148,6 +210,7 @@ def _train_epoch(
     run: Run,
     plan: NetPlan,
     net: nn.Module,
+    teacher: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     pixels: Tensor,
@@ -161,13 +224,17 @@ def _train_epoch(
     batches = order[: len(order) - len(order) % run.batch_rows].split(run.batch_rows)
     total = 0.0
     for step, chosen in enumerate(batches):
-        progress = (epoch + step / len(batches)) / run.epochs
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, run.peak_rate)
-        inputs = normalise(augment(pixels[chosen], random)).contiguous(memory_format=torch.channels_last)
+            group["lr"] = run.rate(epoch + step / len(batches))
+        images = erase(augment(pixels[chosen], random), run.erased, random)
+        inputs = normalise(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=plan.bfloat16):
             logits = net(inputs)
         loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=run.label_smoothing)
+        if teacher is not None:
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                taught = teacher(inputs).float().clone()
+            loss = (1 - TEACHING) * loss + TEACHING * soft_loss(logits.float(), taught)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -179,11 +246,18 @@ def _train_epoch(
     return total / len(batches)
 
 
+def _teacher(name: str, work: Path) -> nn.Module:
+    """A trained net that only answers. Raises `FileNotFoundError` where it was not trained yet."""
+    net = NETS[name].make().to(memory_format=torch.channels_last).eval()
+    net.load_state_dict(torch.load(work / f"{name}.pt", weights_only=True)["weights"])
+    return net.requires_grad_(False)
+
+
 def _belongs(file: Path, run: Run) -> bool:
     """Whether the state in `file` comes from this very run; a state of other settings is left unread."""
     if not file.exists():
         return False
-    same = bool(torch.load(file, weights_only=True)["run"] == dataclasses.asdict(run))
+    same = bool(torch.load(file, weights_only=True)["run"] == run.facts())
     if not same:
         print(f"{run.net}: {file.name} is of a run with other settings and will be replaced")
     return same
@@ -256,7 +330,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for name in options.nets:
         plan = NETS[name]
-        run = Run(name, options.epochs or plan.epochs, options.seed, plan.peak_rate, plan.weight_decay)
+        cycles = (options.epochs,) if options.epochs else plan.cycles
+        run = Run(
+            name, cycles, options.seed, plan.peak_rate, plan.weight_decay, erased=plan.erased, teacher=plan.teacher
+        )
         print(f"{name}: {plan.design}, {run.epochs} epochs", flush=True)
         print(f"{name}: weights in {train(run, plan, images, options.work.expanduser())}", flush=True)
     return 0
