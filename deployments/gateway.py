@@ -9,6 +9,7 @@ from models.calibrate import Progress
 from models.repository import Artifact
 from serving.config import Settings
 from serving.logs import configure_logs
+from serving.core.workers import fair_share
 from serving.replica import Engine, Replica, local_engine
 from serving.run_folder import LOGS
 
@@ -49,4 +50,5 @@ class _SplitEngine:
         missing = {artifact.key for artifact in artifacts} - profiles.keys()
         if missing:
             raise RuntimeError(f"the workers do not hold {sorted(missing)}: do they see the same repository?")
-        return Engine(HandleBackend(self._handle, settings.worker_replicas()), profiles)
+        share = fair_share(settings.worker_replicas(), settings.engine.replicas)
+        return Engine(HandleBackend(self._handle, share), profiles)

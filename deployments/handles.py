@@ -34,7 +34,7 @@ class HandleBackend:
     """Assumed, not measured: packing, the call, and its way back."""
 
     def __init__(self, handle: Any, workers: int) -> None:
-        """`handle`: a DeploymentHandle of `Worker`; `workers`: its replicas."""
+        """`handle`: a DeploymentHandle of `Worker`; `workers`: how many of its replicas to count on."""
         self.workers = workers
         # Both ways are prepared once: options() copies the handle.
         plain = {"request_serialization": "pickle", "response_serialization": "pickle"}

@@ -9,7 +9,7 @@ from loadtests.simulation.served import Served
 from loadtests.simulation.setting import Assumptions, Fleet
 from serving.core.policies.registry import NamedPolicy
 from serving.core.scheduler import Scheduler, SchedulerOptions
-from serving.core.workers import Workers
+from serving.core.workers import Workers, fair_share
 
 SPLIT_DEPTH = 2
 """Batches in flight a worker and gateway in the split topology, as its backend has it."""
@@ -56,7 +56,8 @@ def open_gateways(
     gateways = []
     for number in range(fleet.gateways):
         schedulers = [Scheduler(family.variants, policy.make, options) for family in served]
-        workers = Workers(fleet.workers, SPLIT_DEPTH if fleet.split else 1)
+        share = fair_share(fleet.workers, fleet.gateways) if fleet.split else fleet.workers
+        workers = Workers(share, SPLIT_DEPTH if fleet.split else 1)
         gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers))
         if fleet.split:
             gateway.route = route

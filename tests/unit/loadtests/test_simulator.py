@@ -119,7 +119,7 @@ class TestGateways:
         assert max(latencies_ms(result)) == pytest.approx(19.9)
         assert result.busy_share == pytest.approx(1.0, abs=0.01)
 
-    def test_ignorance_of_others_makes_answers_late(self) -> None:
+    def test_gateways_that_share_workers_keep_their_promises(self) -> None:
         at_ms = np.cumsum(np.random.default_rng(3).exponential(1.2, 4000)).tolist()
         asked = calls(*at_ms, budget_ms=40)
         shares = [
@@ -134,9 +134,10 @@ class TestGateways:
             .attainment
             for gateways in (1, 4)
         ]
-        # Even alone it loses some: the router does not send batches where they were booked.
-        assert shares[0] > 0.9
-        assert shares[1] < shares[0] - 0.05
+        # One alone loses some: the router does not send batches where they were booked. Four that each counted on
+        # all the workers lost a twentieth more.
+        assert min(shares) > 0.9
+        assert shares[1] > shares[0] - 0.02
 
     def test_the_way_to_a_worker_and_back_takes_time(self) -> None:
         assumed = Assumptions(overhead=Overhead(travel_us=3000), noise=False, batch_overhead_s=0.0)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.workers import Workers
+from serving.core.workers import Workers, fair_share
 
 
 class Naive:
@@ -84,3 +84,11 @@ def test_more_batches_than_fit_are_our_own_bug() -> None:
     workers.start(0.0, 1.0)
     with pytest.raises(ValueError):
         workers.start(0.0, 1.0)
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_shares_cover_the_workers_and_nobody_counts_on_none(workers: int, gateways: int) -> None:
+    share = fair_share(workers, gateways)
+    assert share >= 1
+    assert share * gateways >= workers
+    assert (share - 1) * gateways < workers
