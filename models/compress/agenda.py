@@ -1,16 +1,16 @@
 """What to try next: recipes grow a step at a time, the most promising first.
 
-A best-first search over compositions. A recipe is proposed when the one it extends has been made and weighed;
-what does not need training goes first, since minutes of it give most of the frontier. Compositions of
-candidates that are far from the frontier are not tried: a step may cost accuracy, it never returns it for
-nothing (steps with recovery training excepted, which is why "far" leaves some room).
+A best-first search over compositions. A recipe is proposed when the one it extends has been made and weighed.
+Recipes of few steps, and the first choices of a pass, go first; training waits one round for what takes seconds.
+What another candidate dominates is not extended, unless it is a new model or a new structure: those are made to
+be worked on further. Nor is what lost too much: a step may cost accuracy, it never returns it.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from models.compress.frontier import Rated
+from models.compress.frontier import Rated, alike, dominates
 from models.compress.step import Recipe, Stage, Step
 
 HOPELESS_LOSS = 0.1
@@ -21,9 +21,8 @@ LONGEST = 4
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Place:
-    trains: bool
-    depth: int
-    """Steps of the recipe, and how far down the list of its pass the last one stood."""
+    round: int
+    """Steps of the recipe, how far down the list of its pass the last one stood, and one more for training."""
     behind: float
     serial: int
 
@@ -40,7 +39,7 @@ class Question:
 class Agenda:
     """The recipes, and the questions, that wait for their turn."""
 
-    _waiting: list[tuple[_Place, Recipe | Question]] = field(default_factory=list)
+    _waiting: list[tuple[_Place, bool, Recipe | Question]] = field(default_factory=list)
     _serial: int = 0
 
     def __len__(self) -> int:
@@ -60,16 +59,23 @@ class Agenda:
 
     def next(self, *, training: bool) -> Recipe | Question | None:
         """What to do now; with `training` False only what needs none. None when nothing is left."""
-        if not self._waiting or (self._waiting[0][0].trains and not training):
-            return None
-        return heapq.heappop(self._waiting)[1]
+        while self._waiting:
+            _, takes_long, item = heapq.heappop(self._waiting)
+            if training or not takes_long:
+                return item
+        return None
 
-    def _put(self, trains: bool, depth: int, behind: float, item: Recipe | Question) -> None:
-        heapq.heappush(self._waiting, (_Place(trains, depth, behind, self._serial), item))
+    def _put(self, takes_long: bool, depth: int, behind: float, item: Recipe | Question) -> None:
+        heapq.heappush(self._waiting, (_Place(depth + takes_long, behind, self._serial), takes_long, item))
         self._serial += 1
 
 
-def worth_extending(recipe: Recipe, rated: Rated, original: Rated) -> bool:
-    """Whether to go on from a recipe's model."""
-    finished = len(recipe) >= LONGEST or (recipe and recipe[-1].stage is Stage.FUSE)
-    return not finished and rated.score >= original.score - HOPELESS_LOSS
+def worth_extending(recipe: Recipe, rated: Rated, others: Sequence[Rated]) -> bool:
+    """Whether to go on from a recipe's model. `others` were made before, the original first."""
+    if not recipe:
+        return True
+    if len(recipe) >= LONGEST or rated.score < others[0].score - HOPELESS_LOSS:
+        return False
+    if recipe[-1].stage in (Stage.SOURCE, Stage.STRUCTURE):
+        return True
+    return not any(dominates(other, rated) or alike(other, rated) for other in others)

@@ -131,8 +131,7 @@ class Exploration:
 
     def run(self) -> None:
         """Explore until the agenda is empty or the time is up; what was seen is in `found`."""
-        self.found.candidates.append(self._weighed((), self._original.content, 0.0))
-        self._extend(self.found.candidates[0])
+        self._keep(self._weighed((), self._original.content, 0.0))
         while item := self._agenda.next(training=self._left_s() > LEAST_SLICE_S):
             if self._left_s() <= 0:
                 break
@@ -180,8 +179,7 @@ class Exploration:
         except Inapplicable as reason:
             self.found.dropped.append(Dropped(name, recipe, str(reason)))
             return
-        self.found.candidates.append(candidate)
-        self._extend(candidate)
+        self._keep(candidate)
 
     def _made(self, recipe: Recipe, parent: Candidate) -> Candidate:
         """Carry out the last step of a recipe, or remember it. Raises `Inapplicable`."""
@@ -220,10 +218,11 @@ class Exploration:
         self._spend(facts["seconds"])
         return Candidate(recipe, content, weight, seconds)
 
-    def _extend(self, candidate: Candidate) -> None:
-        """Put what may follow a candidate on the agenda."""
-        original = self.found.candidates[0]
-        if not worth_extending(candidate.recipe, candidate, original):
+    def _keep(self, candidate: Candidate) -> None:
+        """Remember a candidate, and put what may follow it on the agenda."""
+        before = list(self.found.candidates)
+        self.found.candidates.append(candidate)
+        if not worth_extending(candidate.recipe, candidate, before):
             return
         for each in self._passes.values():
             if can_follow(each, candidate.recipe):

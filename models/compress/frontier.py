@@ -45,7 +45,7 @@ def frontier(candidates: Sequence[Rated]) -> list[int]:
     kept: list[int] = []
     for at, candidate in enumerate(candidates):
         beaten = any(dominates(other, candidate) for other in candidates)
-        twin = any(_equal(candidates[earlier], candidate) for earlier in kept)
+        twin = any(alike(candidates[earlier], candidate) for earlier in kept)
         if not beaten and not twin:
             kept.append(at)
     return kept
@@ -73,6 +73,7 @@ def _room(candidates: Sequence[Rated], kept: Sequence[int], place: int) -> float
     return gain * (slower.costs[0] / self_.costs[0] - 1.0)
 
 
-def _equal(one: Rated, other: Rated) -> bool:
+def alike(one: Rated, other: Rated) -> bool:
+    """Whether no measurement tells the two apart."""
     close = all(abs(a / b - 1.0) <= SAME_SHARE for a, b in zip(one.costs, other.costs, strict=True))
     return close and abs(one.score - other.score) <= SAME_SCORE

@@ -82,9 +82,13 @@ def label_of(recipe: Recipe) -> str:
 
 
 def can_follow(step: type[Step], recipe: Recipe) -> bool:
-    """Whether a step of that pass may be appended: stages rise, one step a pass, a source only first."""
+    """Whether a step of that pass may be appended.
+
+    Stages rise. Only what takes structure away may do so twice, by different passes.
+    """
     if not recipe:
         return True
-    return step.stage > recipe[-1].stage or (
-        step.stage == recipe[-1].stage and step.stage is not Stage.SOURCE and all(type(s) is not step for s in recipe)
+    last = recipe[-1].stage
+    return step.stage > last or (
+        step.stage == last == Stage.STRUCTURE and all(type(done) is not step for done in recipe)
     )

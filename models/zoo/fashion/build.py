@@ -21,11 +21,17 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from models.compress.dataset import Rows
+from models.compress.original import Original
+from models.compress.passes.classical import Classical
+from models.compress.passes.int8_static import Int8Static
+from models.compress.step import Step
+from models.compress.workbench import Workbench
 from models.evaluate import classifier_of, evaluate
 from models.manifest import MANIFEST_NAME, Budget, Evidence, Family, TensorSpec, Variant
 from models.session import Session, onnxruntime
 from models.zoo.fashion.data import LABELS, DatasetError, Images, load
-from models.zoo.fashion.nets import NETS, NetPlan, Served
+from models.zoo.fashion.nets import NETS, NetPlan, SeparableNet, Served
 from models.zoo.fashion.train import DEFAULT_WORK, HELD_OUT
 
 DEFAULT_OUT = Path("models/zoo/families/fashion/1")
@@ -33,8 +39,6 @@ INPUT, OUTPUT = "image", "probabilities"
 OPSET = 18
 CALIBRATION_ROWS = 1_000
 """Training images that settle the ranges of int8 activations."""
-QUANTIZED_OPERATORS = ("Conv", "Add", "Gemm")
-"""Pre-processing and softmax stay in float32: they are a small part of the work."""
 GREATEST_DIFFERENCE = 1e-4
 """Most that a probability may change between PyTorch and the exported float32 graph."""
 
@@ -46,23 +50,26 @@ class BuildError(Exception):
     """A family that cannot be built; the message says what is missing or wrong."""
 
 
-def load_trained(work: Path, name: str, plan: NetPlan) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The trained net in evaluation mode, and the facts that training kept beside its weights."""
+def load_trained(work: Path, name: str, plan: NetPlan) -> tuple[list[torch.nn.Module], dict[str, Any]]:
+    """The nets at the end of each training cycle, in evaluation mode, and the facts kept beside their weights."""
     file = work / f"{name}.pt"
     if not file.is_file():
         raise BuildError(f"{file} is missing: python -m models.zoo.fashion.train --nets {name} --work {work}")
     state = torch.load(file, weights_only=True)
-    net = plan.make().eval()
-    net.load_state_dict(state.pop("weights"))
-    return net, state
+    last = state.pop("weights")
+    nets = []
+    for weights in state.pop("snapshots", [last]):
+        nets.append(plan.make().eval())
+        nets[-1].load_state_dict(weights)
+    return nets, state
 
 
-def export(net: torch.nn.Module, example: NDArray[np.uint8], *, mirrored: bool = False) -> onnx.ModelProto:
-    """The served graph of a net, with a free batch axis; `BuildError` if it computes something else.
+def export(nets: Sequence[torch.nn.Module], example: NDArray[np.uint8], *, mirrored: bool = False) -> onnx.ModelProto:
+    """The served graph of one or more nets, with a free batch axis; `BuildError` if it computes something else.
 
     `example` are images, unsigned bytes [n, 28, 28], on which both must agree.
     """
-    served = Served(net, mirrored=mirrored).eval()
+    served = Served(*nets, mirrored=mirrored).eval()
     images = torch.tensor(example)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # The exporter warns about its own use of PyTorch.
@@ -98,53 +105,31 @@ def strip(model: onnx.ModelProto) -> None:
         item.ClearField("metadata_props")
 
 
-def quantize(model: onnx.ModelProto, images: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Static int8: weights a channel, activations a tensor with the range seen on `images` [n, 28, 28].
-
-    Unsigned activations with signed weights: the pair that processors' dot products are made for. The
-    weights use 7 bits: with 8, the 16-bit sums of two products could saturate on processors without VNNI.
-    """
-    from onnxruntime import quantization
-
-    class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc] # untyped package
-        def __init__(self) -> None:
-            self._batches: Iterator[NDArray[np.uint8]] = iter(np.array_split(images, max(1, len(images) // 100)))
-
-        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch}
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "int8.onnx")
-        quantization.quantize_static(
-            model,
-            str(file),
-            Calibration(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED_OPERATORS),
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-        )
-        quantized = onnx.load(str(file))
-    strip(quantized)
-    onnx.checker.check_model(quantized, full_check=True)
-    return quantized
+def bench_of(content: bytes, train: Images, folder: Path) -> Workbench:
+    """What the passes of compression need to know: the graph they work on, and the images they may see."""
+    whole = {INPUT: train.pixels}
+    rows = Rows(whole, train.labels.astype(np.int64))
+    return Workbench(
+        original=Original("fashion", content, INPUTS, OUTPUTS[0]),
+        train=rows.take(slice(0, len(rows) - HELD_OUT)),
+        validation=rows.take(slice(len(rows) - HELD_OUT, None)),
+        folder=folder,
+    )
 
 
 def build_net(name: str, work: Path, train: Images, test: Images, folder: Path) -> Iterator[Variant]:
     """Write the variants of one trained net to `folder`, each with its accuracy on the test half."""
     plan = NETS[name]
-    net, facts = load_trained(work, name, plan)
+    nets, facts = load_trained(work, name, plan)
     for form in plan.forms:
-        model = export(net, test.pixels[:5], mirrored=form.mirrored)
-        recipe = {
+        chosen = nets if form.committee else nets[-1:]
+        model = export(chosen, test.pixels[:5], mirrored=form.mirrored)
+        recipe: dict[str, Any] = {
             "design": plan.design,
-            "parameters": sum(weights.numel() for weights in net.parameters()),
+            "parameters": sum(weights.numel() for net in chosen for weights in net.parameters()),
             "precision": form.precision,
             "mirrored": form.mirrored,
+            "nets": len(chosen),
             "training": {
                 **facts["run"],
                 "optimizer": "SGD, Nesterov momentum, one cycle",
@@ -153,13 +138,30 @@ def build_net(name: str, work: Path, train: Images, test: Images, folder: Path) 
             },
         }
         if form.precision == "int8":
-            model = quantize(model, train.pixels[:CALIBRATION_ROWS])
-            recipe["quantization"] = {
-                "method": "static QDQ; weights int8 a channel, of 7 bits; activations uint8 a tensor",
-                "calibration": f"range over the first {CALIBRATION_ROWS} training images",
-                "operators": list(QUANTIZED_OPERATORS),
-            }
+            model, steps = apply([Int8Static(reduce_range=True, rows=CALIBRATION_ROWS)], model, train, folder)
+            recipe["steps"] = steps
         yield write_variant(folder, f"{name}-{form.name}", model, train, test, recipe)
+
+
+def apply(
+    steps: Sequence[Step], model: onnx.ModelProto, train: Images, folder: Path
+) -> tuple[onnx.ModelProto, list[dict[str, Any]]]:
+    """The model after steps of compression, and their facts for the manifest.
+
+    Weights of 7 bits (`reduce_range`): with 8, sums of two products could saturate on processors without VNNI,
+    and the family is for all.
+    """
+    for step in steps:
+        model = step.apply(model, bench_of(model.SerializeToString(), train, folder.parent))
+    strip(model)
+    return model, [step.facts() for step in steps]
+
+
+def build_classical(train: Images, test: Images, folder: Path) -> Variant:
+    """The cheapest member: linear in the pixels, trained on the labels."""
+    draft = export([SeparableNet(4).eval()], test.pixels[:5])  # for its inputs and outputs alone
+    model, steps = apply([Classical(kind="linear")], draft, train, folder)
+    return write_variant(folder, "linear", model, train, test, {"design": "logistic regression", "steps": steps})
 
 
 def write_variant(
@@ -213,6 +215,7 @@ def build(work: Path, out: Path, data: Path | None = None) -> Family:
         folder = Path(draft, "new")
         folder.mkdir()
         variants = [variant for name in NETS for variant in build_net(name, work, train, test, folder)]
+        variants.append(build_classical(train, test, folder))
         family = Family(
             name="fashion",
             version=out.name,

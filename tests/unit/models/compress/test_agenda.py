@@ -3,7 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from models.compress.agenda import Agenda, worth_extending
+import pytest
+
+from models.compress.agenda import Agenda, Question, worth_extending
 from models.compress.frontier import Rating
 from models.compress.step import Stage, Step, can_follow, label_of
 
@@ -41,21 +43,30 @@ class Last(_Plain):
     stage: ClassVar[Stage] = Stage.FUSE
 
 
-def test_what_does_not_train_goes_first():
+def test_training_waits_for_what_takes_seconds_in_the_same_round():
     agenda = Agenda()
     agenda.propose((), [Slow()])
     agenda.propose((), [Quick(1), Quick(2)])
     order = [agenda.next(training=True) for _ in range(3)]
-    assert order == [(Quick(1),), (Quick(2),), (Slow(),)]
+    assert order == [(Quick(1),), (Slow(),), (Quick(2),)]
     assert agenda.next(training=True) is None
 
 
 def test_without_time_to_train_only_the_rest_is_tried():
     agenda = Agenda()
-    agenda.propose((), [Slow(), Quick()])
+    agenda.propose((), [Slow()])
+    agenda.ask(Question((), Slow))
+    agenda.propose((), [Quick()])
     assert agenda.next(training=False) == (Quick(),)
     assert agenda.next(training=False) is None
-    assert len(agenda) == 1
+
+
+def test_a_question_comes_before_what_may_come_of_it():
+    agenda = Agenda()
+    agenda.ask(Question((), Slow))
+    agenda.propose((), [Slow()])
+    assert agenda.next(training=True) == Question((), Slow)
+    assert agenda.next(training=True) == (Slow(),)
 
 
 def test_first_choices_and_members_of_the_frontier_go_before_others():
@@ -73,11 +84,23 @@ def test_stages_rise_and_a_source_comes_first():
     assert not can_follow(Quick, (Quick(1),))
 
 
-def test_what_lost_too_much_or_is_finished_is_not_extended():
-    original = Rating(0.95, (1.0,))
-    assert worth_extending((Quick(),), Rating(0.9, (0.5,)), original)
-    assert not worth_extending((Quick(),), Rating(0.8, (0.1,)), original)
-    assert not worth_extending((Last(),), Rating(0.95, (0.5,)), original)
+ORIGINAL = Rating(0.95, (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "score", "latency", "expected"),
+    [
+        ((), 0.95, 1.0, True),
+        ((Quick(),), 0.93, 0.5, True),
+        ((Quick(),), 0.80, 0.1, False),  # lost too much
+        ((Quick(),), 0.94, 1.2, False),  # dominated by the original
+        ((Quick(),), 0.95, 1.0, False),  # not to be told from it
+        ((Slow(),), 0.94, 1.2, True),  # dominated, but a new model to work on
+        ((Slow(), Quick(), Quick(), Quick()), 0.95, 0.1, False),  # long enough
+    ],
+)
+def test_what_is_extended(recipe, score, latency, expected):
+    assert worth_extending(recipe, Rating(score, (latency,)), [ORIGINAL]) is expected
 
 
 def test_names_tell_the_steps():

@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -10,17 +8,17 @@ from models.session import Session  # noqa: E402
 from models.zoo.fashion import build as module  # noqa: E402
 from models.zoo.fashion.build import BuildError, build  # noqa: E402
 from models.zoo.fashion.data import Images  # noqa: E402
-from models.zoo.fashion.nets import FP32, INT8, INT8_MIRRORED, NetPlan, Normalise, ResidualNet, Served  # noqa: E402
+from models.zoo.fashion.nets import COMMITTEE, FP32, INT8, INT8_MIRRORED, NetPlan, Normalise, ResidualNet, Served  # noqa: E402
 from models.zoo.fashion.train import Run  # noqa: E402
 
 PLAN = NetPlan(
     make=lambda: ResidualNet(4),
     design="tiny",
-    epochs=1,
+    cycles=(1,),
     peak_rate=0.1,
     weight_decay=0.0,
     bfloat16=False,
-    forms=(FP32, INT8, INT8_MIRRORED),
+    forms=(FP32, INT8, INT8_MIRRORED, COMMITTEE),
 )
 
 
@@ -35,15 +33,17 @@ def one_net(monkeypatch, tmp_path):
     """A zoo of one small net with random weights, on random images: the folder of its weights, and the net."""
     monkeypatch.setattr(module, "NETS", {"tiny": PLAN})
     monkeypatch.setattr(module, "load", random_images)
+    monkeypatch.setattr(module, "HELD_OUT", 20)
     torch.manual_seed(0)
     net = PLAN.make()
     with torch.no_grad():
         for _ in range(30):  # Settles the batch statistics, so that its answers depend on the image.
             net(Normalise()(torch.tensor(random_images("train").pixels)))
-    run = dataclasses.asdict(Run("tiny", epochs=1, seed=0, peak_rate=0.1, weight_decay=0.0))
+    run = Run("tiny", cycles=(1,), seed=0, peak_rate=0.1, weight_decay=0.0).facts()
     work = tmp_path / "work"
     work.mkdir()
-    torch.save({"run": run, "weights": net.state_dict(), "seconds": 90.0}, work / "tiny.pt")
+    snapshots = [PLAN.make().state_dict(), net.state_dict()]
+    torch.save({"run": run, "weights": net.state_dict(), "snapshots": snapshots, "seconds": 90.0}, work / "tiny.pt")
     return work, net.eval()
 
 
@@ -52,7 +52,13 @@ def test_family_holds_each_precision_with_what_was_measured(one_net, tmp_path):
     out = tmp_path / "family" / "1"
     build(work, out)
     family = read_manifest(out / MANIFEST_NAME)
-    assert {variant.name for variant in family.variants} == {"tiny-fp32", "tiny-int8", "tiny-int8-mirror"}
+    assert {variant.name for variant in family.variants} == {
+        "tiny-fp32",
+        "tiny-int8",
+        "tiny-int8-mirror",
+        "tiny-fp32-committee-mirror",
+        "linear",
+    }
     assert {file.name for file in out.parent.iterdir()} == {"1"}
 
     images = random_images("test")
@@ -70,8 +76,9 @@ def test_family_holds_each_precision_with_what_was_measured(one_net, tmp_path):
         assert found == pytest.approx(expected, abs=tolerance)
         assert variant.accuracy == np.mean(found.argmax(axis=1) == images.labels)
         assert variant.recipe["training"]["minutes"] == 1.5
-    assert "quantization" in family.variant("tiny-int8").recipe
-    assert "quantization" not in family.variant("tiny-fp32").recipe
+    assert [step["pass"] for step in family.variant("tiny-int8").recipe["steps"]] == ["int8-static"]
+    assert "steps" not in family.variant("tiny-fp32").recipe
+    assert family.variant("tiny-fp32-committee-mirror").recipe["nets"] == 2
 
 
 def test_int8_convolves_in_int8_and_pre_processes_in_float(one_net, tmp_path):

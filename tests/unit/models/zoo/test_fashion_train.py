@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from models.zoo.fashion.data import Images  # noqa: E402
 from models.zoo.fashion.nets import NETS, NetPlan, SeparableNet, Served  # noqa: E402
 from models.zoo.fashion.train import MOST_SHIFT, WARM_UP, Run, augment, learning_rate, train  # noqa: E402
 
-PLAN = NetPlan(make=lambda: SeparableNet(4), design="tiny", epochs=3, peak_rate=0.1, weight_decay=0.0, bfloat16=False)
-RUN = Run(net="tiny", epochs=3, seed=7, peak_rate=0.1, weight_decay=0.0, batch_rows=32, held_out=50)
+PLAN = NetPlan(
+    make=lambda: SeparableNet(4), design="tiny", cycles=(2, 1), peak_rate=0.1, weight_decay=0.0, bfloat16=False
+)
+RUN = Run(net="tiny", cycles=(2, 1), seed=7, peak_rate=0.1, weight_decay=0.0, batch_rows=32, held_out=50)
 
 
 def few_images():
@@ -60,10 +63,10 @@ def test_interrupted_training_ends_as_if_it_were_not(tmp_path, monkeypatch, caps
 
     real = module._train_epoch
 
-    def killed_in_epoch_2(run, plan, net, optimizer, epoch, *data):
+    def killed_in_epoch_2(run, plan, net, teacher, optimizer, epoch, *data):
         if epoch == 2:
             raise KeyboardInterrupt
-        return real(run, plan, net, optimizer, epoch, *data)
+        return real(run, plan, net, teacher, optimizer, epoch, *data)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_train_epoch", killed_in_epoch_2)
@@ -73,6 +76,10 @@ def test_interrupted_training_ends_as_if_it_were_not(tmp_path, monkeypatch, caps
     parts = train(RUN, PLAN, images, tmp_path / "parts")
     assert "going on after epoch 2" in capsys.readouterr().out
     assert same(weights_of(parts), weights_of(whole))
+    kept = torch.load(parts, weights_only=True)["snapshots"]
+    assert len(kept) == 2
+    assert same(kept[-1], weights_of(parts))
+    assert not same(kept[0], kept[1])
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["tiny.pt"]
 
 
@@ -93,6 +100,40 @@ def settled(net):
         for _ in range(30):
             net(module.Normalise()(torch.randint(0, 256, (16, 28, 28), dtype=torch.uint8)))
     return net.eval()
+
+
+def test_later_cycles_rise_half_as_high():
+    rates = [RUN.rate(step / 50) for step in range(150)]
+    assert max(rates[:100]) == pytest.approx(0.1)
+    assert max(rates[100:]) == pytest.approx(0.05)
+    assert rates[99] < 0.001
+    assert [RUN.place(progress)[0] for progress in (0.0, 1.9, 2.0, 2.9, 3.0)] == [0, 0, 1, 1, 1]
+
+
+def test_erasing_covers_a_share_of_some_images():
+    pixels = torch.full((500, 28, 28), 7, dtype=torch.uint8)
+    erased = module.erase(pixels, 0.5, torch.Generator().manual_seed(0))
+    changed = (erased != pixels).float().mean(dim=(1, 2))
+    assert 0.35 < (changed > 0).float().mean() < 0.55
+    assert 0.01 < changed[changed > 0].mean() < 0.2
+    assert torch.equal(module.erase(pixels, 0.0, torch.Generator().manual_seed(0)), pixels)
+
+
+def test_a_student_learns_from_its_teacher(tmp_path, monkeypatch):
+    images = few_images()
+    monkeypatch.setattr(module, "NETS", {"tiny": PLAN})
+    train(RUN, PLAN, images, tmp_path)
+    taught = dataclasses.replace(RUN, net="student", teacher="tiny")
+    assert not same(weights_of(train(taught, PLAN, images, tmp_path)), weights_of(tmp_path / "tiny.pt"))
+
+
+def test_soft_targets_by_hand():
+    logits, taught = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    # At temperature 2 the answers are softmax(1, 0) and softmax(0, 1): p = 0.7311.
+    p = 1 / (1 + math.exp(-1))
+    by_hand = 4 * (p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p))
+    assert module.soft_loss(logits, taught).item() == pytest.approx(by_hand, rel=1e-4)
+    assert module.soft_loss(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NETS)
