@@ -8,8 +8,8 @@ from deployments.worker import read_profiles
 from models.calibrate import Progress
 from models.repository import Artifact
 from serving.config import Settings
-from serving.logs import configure_logs
 from serving.core.workers import fair_share
+from serving.logs import configure_logs
 from serving.replica import Engine, Replica, local_engine
 from serving.run_folder import LOGS
 
