@@ -61,17 +61,17 @@ class LatencyTable:
             return self._seconds[rows - 1]
         return self._seconds[-1] + (rows - known) * self._slope_s
 
-    def least_seconds_per_row(self, within_s: float) -> float:
-        """Least worker-seconds a row can cost in a batch that takes no longer than `within_s`.
+    def least_seconds_per_row(self, within_s: float, most: int) -> float:
+        """Least worker-seconds a row can cost in a batch of at most `most` rows that takes no longer than `within_s`.
 
         A batch of one is always allowed: a variant slower than the limit keeps its real price.
         """
-        best = self._seconds[0]
-        for rows in self.rows:
-            took_s = self._seconds[rows - 1]
+        best_s = self.seconds(1)
+        for rows in (*(rows for rows in self.rows if rows < most), most):
+            took_s = self.seconds(rows)
             if took_s <= within_s:
-                best = min(best, took_s / rows)
-        return best
+                best_s = min(best_s, took_s / rows)
+        return best_s
 
 
 class LatencyModel:

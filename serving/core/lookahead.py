@@ -23,6 +23,8 @@ from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
 HULL_STALE = 0.1
 """The hull is rebuilt when the horizon over the slowdown moved by more than this share."""
+FILLING = 0.125
+"""Share of the horizon that a batch may take to fill."""
 WINDOW = 96
 """Requests at the head among which a batch finds its members."""
 MOST_SCREENED = 6
@@ -35,7 +37,7 @@ SHORT_QUEUE = 6
 class LookAheadSettings:
     """The policy's parameters."""
 
-    utilization: float = 0.8
+    utilization: float = 0.9
     """Share of future worker time counted on; the rest absorbs bursts. 0..1."""
     min_success: float = 0.3
     """A head whose best chance is below this is expired: trying would only make others late. 0..1."""
@@ -76,7 +78,7 @@ class LookAhead:
         self._latency = latency
         self._settings = settings or LookAheadSettings()
         self._plan = FallbackPlan(latency, [v.knee_rows for v in variants])
-        self._value = CapacityValue(())
+        self._values: dict[int, CapacityValue] = {}
         self._value_for_s = 0.0
 
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
@@ -206,20 +208,32 @@ class LookAhead:
         open_s = sum(end_s - max(now_s, at_s) for at_s in fleet.free_at_s if at_s < end_s)
         expected = fleet.arrival_rate * horizon_s
         return _Outlook(
-            self._hull(horizon_s),
+            self._hull(horizon_s, int((queue.rows + expected * FILLING) / len(fleet.free_at_s))),
             queue.rows + expected,
             open_s,
             self._settings.utilization,
             self._latency.slowdown,
         )
 
-    def _hull(self, horizon_s: float) -> CapacityValue:
-        """The hull at table prices: the outlook divides capacity by the slowdown instead of raising every price."""
+    def _hull(self, horizon_s: float, rows_a_worker: int) -> CapacityValue:
+        """The hull at table prices: the outlook divides capacity by the slowdown instead of raising every price.
+
+        What a row costs depends on the batches there is something to fill with: the rows that wait for each worker
+        and those that come in `FILLING` of the horizon. At the price of full batches the few rows of a slow stream
+        would be given more than there is time for.
+        """
         within_s = horizon_s / self._latency.slowdown
         if abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s:
-            self._value = CapacityValue((v.table.least_seconds_per_row(within_s), v.accuracy) for v in self._variants)
+            self._values.clear()
             self._value_for_s = within_s
-        return self._value
+        level = rows_a_worker.bit_length()
+        value = self._values.get(level)
+        if value is None:
+            most = 1 << max(0, level - 1)
+            prices = [v.table.least_seconds_per_row(within_s, min(most, v.knee_rows)) for v in self._variants]
+            value = CapacityValue(zip(prices, [v.accuracy for v in self._variants], strict=True))
+            self._values[level] = value
+        return value
 
     def _planned(self, queue: EdfQueue, start_s: float, ratio: float, fleet: FleetSnapshot) -> _Candidate:
         """The fallback plan's own next batch."""

@@ -12,8 +12,10 @@ from serving.core.latency import LatencyModel
 from serving.core.plan import FallbackPlan
 from serving.core.request import Eligibility, Reason, Request
 
-RATE_WINDOW_S = 0.5
-"""Time constant of the arrival rate, seconds: a few budgets long, so that bursts show and noise does not."""
+RATE_BUDGETS = 5.0
+"""Time constant of the arrival rate in latency budgets: so that bursts show and noise does not."""
+RATE_WINDOW_S = (0.05, 1.0)
+"""Least and most seconds of that time constant."""
 HORIZON_WEIGHT = 0.02
 """Weight of the newest request's budget in the horizon."""
 MIN_HORIZON_S = 1e-3
@@ -108,8 +110,11 @@ class Scheduler:
         self._policy = policy(variants, self.latency)
         self._learner = self._policy if isinstance(self._policy, Learner) else None
         self._plan = FallbackPlan(self.latency, [v.knee_rows for v in variants])
-        self._rate = 0.0
-        self._rate_at_s = -inf
+        self._seen = 0.0
+        """Rows that arrived, each fading with the window."""
+        self._weight_s = 0.0
+        """Time that was watched, fading alike: less than the window in the beginning."""
+        self._seen_at_s: float | None = None
         self._horizon_s = 0.0
         self._learnt_at_s = 0.0
         self._refused_at_s = -inf
@@ -245,15 +250,30 @@ class Scheduler:
             self.overhead_s /= 2
 
     def _count_arrival(self, request: Request, now_s: float) -> None:
-        self._rate = self._rate_at(now_s) + request.rows / RATE_WINDOW_S
-        self._rate_at_s = now_s
+        if self._seen_at_s is None:
+            self._seen_at_s = now_s  # The first alone is not yet a rate.
+        else:
+            self._fade(now_s)
+            self._seen += request.rows
         budget_s = request.deadline_s - request.arrival_s
         weight = HORIZON_WEIGHT if self._horizon_s else 1.0
         self._horizon_s += weight * (budget_s - self._horizon_s)
 
     def _rate_at(self, now_s: float) -> float:
-        """Rows a second, decayed to now: each arrival adds rows/window and fades with the window."""
-        return self._rate * exp((self._rate_at_s - now_s) / RATE_WINDOW_S) if self._rate else 0.0
+        """Rows a second, over about the last window; over what was watched where that is less.
+
+        A fraction of a budget counts as watched from the start: two close to each other are no flood.
+        """
+        self._fade(now_s)
+        return self._seen / max(self._weight_s, self._horizon_s / RATE_BUDGETS) if self._seen else 0.0
+
+    def _fade(self, now_s: float) -> None:
+        if self._seen_at_s is not None and now_s > self._seen_at_s:
+            window_s = min(max(RATE_BUDGETS * self._horizon_s, RATE_WINDOW_S[0]), RATE_WINDOW_S[1])
+            kept = exp((self._seen_at_s - now_s) / window_s)
+            self._seen *= kept
+            self._weight_s = window_s - (window_s - self._weight_s) * kept
+            self._seen_at_s = now_s
 
 
 def _most_lenient(variants: tuple[VariantView, ...]) -> Eligibility:

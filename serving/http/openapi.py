@@ -31,7 +31,7 @@ _ANSWER = {
     "model_name": "fashion",
     "model_version": "1",
     "parameters": {
-        "variant": "resnet-24-int8",
+        "variant": "resnet-32-int8",
         "batch_rows": 1,
         "queue_ms": 0.12,
         "compute_ms": 0.35,

@@ -100,7 +100,7 @@ def test_the_overhead_of_a_batch_moves_the_knee() -> None:
 
 @given(tables(), milliseconds)
 def test_the_least_price_of_a_row_is_that_of_some_measured_batch_in_time(table: LatencyTable, within_s: float) -> None:
-    price_s = table.least_seconds_per_row(within_s)
+    price_s = table.least_seconds_per_row(within_s, table.rows[-1])
     in_time = [table.seconds(n) / n for n in table.rows if table.seconds(n) <= within_s]
     assert price_s == pytest.approx(min([table.seconds(1), *in_time]))
 
@@ -173,3 +173,10 @@ def test_relaxing_goes_half_way_back_and_takes_old_stalls_out_of_the_quantiles()
         model.relax()
     assert model.slowdown == pytest.approx(4 ** (1 / 32), rel=1e-3)
     assert model.quantile_ratio(1.0) == max(PRIOR_RESIDUALS)
+
+
+def test_the_price_of_a_row_is_that_of_the_batches_there_is_something_to_fill_with() -> None:
+    table = LatencyTable((1, 2, 4, 8), (0.004, 0.005, 0.006, 0.008))
+    assert table.least_seconds_per_row(1.0, 1) == 0.004
+    assert table.least_seconds_per_row(1.0, 3) == pytest.approx(0.0055 / 3)
+    assert table.least_seconds_per_row(1.0, 8) == 0.001

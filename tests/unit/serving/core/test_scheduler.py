@@ -13,6 +13,7 @@ from serving.core.latency import LatencyModel
 from serving.core.request import Eligibility, Reason, Request
 from serving.core.scheduler import (
     OVERHEAD_STEP_S,
+    RATE_BUDGETS,
     RATE_WINDOW_S,
     REFUSING_S,
     RELAX_AFTER_S,
@@ -97,12 +98,12 @@ def test_cancelling_leaves_the_queue_once() -> None:
 
 def test_the_policy_is_told_of_workers_load_and_overhead() -> None:
     scheduler, policy = scripted(SchedulerOptions(batch_overhead_s=0.0007))
-    queued(scheduler, request(200, BOTH, rows=3))
+    queued(scheduler, request(200, BOTH), request(200, BOTH, rows=3))
     scheduler.observe_overhead(0.0001)
     scheduler.decide(0.0, 1, (0.0, 0.5))
     (seen,) = policy.seen
     assert (seen.idle, seen.free_at_s, seen.batch_overhead_s) == (1, (0.0, 0.5), 0.0007)
-    assert seen.arrival_rate == pytest.approx(3 / RATE_WINDOW_S)
+    assert seen.arrival_rate == pytest.approx(3 / (0.2 / RATE_BUDGETS))
     assert seen.horizon_s == pytest.approx(0.2)
     assert seen.overhead_s == scheduler.overhead_s > 0
 
@@ -116,10 +117,20 @@ def test_the_arrival_rate_converges_and_fades() -> None:
         scheduler.offer(each, at_s, (at_s,))
         scheduler.cancel(each)
     scheduler.decide(at_s, 1, (at_s,))
-    scheduler.decide(at_s + RATE_WINDOW_S, 1, (at_s,))
+    scheduler.decide(at_s + RATE_WINDOW_S[1], 1, (at_s,))
     assert policy.seen[0].arrival_rate == pytest.approx(200, rel=0.02)
-    assert policy.seen[1].arrival_rate == pytest.approx(policy.seen[0].arrival_rate / exp(1))
+    assert policy.seen[1].arrival_rate == pytest.approx(policy.seen[0].arrival_rate / exp(1), rel=1e-3)
     assert policy.seen[0].horizon_s == pytest.approx(1.0)
+
+
+def test_the_rate_is_right_from_the_first_budgets_on() -> None:
+    scheduler, policy = scripted()
+    for number in range(40):  # 2 rows each 5 ms, for two budgets
+        each = request(number * 5 + 100, BOTH, rows=2, arrival_ms=number * 5)
+        scheduler.offer(each, number / 200, (0.0,))
+        scheduler.cancel(each)
+    scheduler.decide(0.2, 1, (0.2,))
+    assert policy.seen[0].arrival_rate == pytest.approx(400, rel=0.05)
 
 
 def test_a_stall_moves_the_overhead_by_a_step_only() -> None:
