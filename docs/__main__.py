@@ -1,7 +1,8 @@
 """Everything in the documentation that a program writes, made again: `python -m docs`.
 
 Measures the demo family (half a minute; on a quiet machine, please), draws the picture, writes the tables, and
-runs the examples for their answers.
+runs the examples for their answers. What each compression technique does takes minutes to measure, and is made apart:
+`python -m docs.techniques`.
 """
 
 from docs import examples, figures, generate, measure

@@ -13,6 +13,7 @@ import typer
 from deployments.cli.main import app
 from docs.blocks import ROOT, code, filled, table
 from docs.measure import frontier_table
+from docs.technique_table import techniques_table
 from serving.codec import budget
 from serving.config import ENV_PREFIX, Settings, setting_names
 from serving.http.errors import STATUS
@@ -121,6 +122,7 @@ def cli_commands() -> list[tuple[str, Any]]:
 PAGES: Mapping[str, Mapping[str, Block]] = {
     "README.md": {"budget": budget_block, "frontier": frontier_table},
     "docs/cli.md": {"cli": cli_block},
+    "docs/compression.md": {"techniques": techniques_table},
     "docs/configuration.md": {"settings": settings_block},
     "docs/metrics.md": {"metrics": metrics_block, "derived": derived_block},
     "docs/protocol.md": {"budget": budget_block, "errors": errors_block},

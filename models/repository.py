@@ -72,7 +72,7 @@ class Artifact:
             ("input", self.family.inputs, session.inputs),
             ("output", self.family.outputs, session.outputs),
         ):
-            _require_agreement(f"{self.folder / variant.file}: {kind}", promised, found)
+            require_agreement(f"{self.folder / variant.file}: {kind}", promised, found)
         return session
 
 
@@ -192,27 +192,11 @@ def publish(root: Path, family: Family, files: dict[str, bytes]) -> Path:
     return target
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def require_agreement(where: str, promised: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
+    """The graph takes and gives what the manifest promises; it may be freer in its dimensions, not stricter.
 
-
-def _with_labels(outputs: tuple[TensorSpec, ...], labels: tuple[str, ...] | None) -> tuple[TensorSpec, ...]:
-    """The labels belong to the first output whose last dimension fits them."""
-    if labels is None:
-        return outputs
-    for index, spec in enumerate(outputs):
-        if spec.shape and spec.shape[-1] == len(labels):
-            named = TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, labels=labels)
-            return (*outputs[:index], named, *outputs[index + 1 :])
-    shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in outputs)
-    raise RepositoryError(f"{len(labels)} labels fit no output; the outputs are {shapes}")
-
-
-def _require_agreement(where: str, promised: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> None:
-    """The graph takes and gives what the manifest promises; it may be freer in its dimensions, not stricter."""
+    `where` names the file and ends in "input" or "output". Raises `ManifestError`.
+    """
     graph = {spec.name: spec for spec in found}
     for spec in promised:
         other = graph.get(spec.name)
@@ -230,6 +214,25 @@ def _require_agreement(where: str, promised: tuple[TensorSpec, ...], found: tupl
         raise ManifestError(
             f"{where}s in the graph that the manifest does not name: {set(graph) - {s.name for s in promised}}"
         )
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _with_labels(outputs: tuple[TensorSpec, ...], labels: tuple[str, ...] | None) -> tuple[TensorSpec, ...]:
+    """The labels belong to the first output whose last dimension fits them."""
+    if labels is None:
+        return outputs
+    for index, spec in enumerate(outputs):
+        if spec.shape and spec.shape[-1] == len(labels):
+            named = TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, labels=labels)
+            return (*outputs[:index], named, *outputs[index + 1 :])
+    shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in outputs)
+    raise RepositoryError(f"{len(labels)} labels fit no output; the outputs are {shapes}")
 
 
 def _sha256(content: bytes) -> str:

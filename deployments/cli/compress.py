@@ -5,19 +5,27 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deployments.cli.common import JsonOption, err, out, print_json, size_text
+from models.compress.errors import CompressError
+from models.session import ModelLoadError, ModelRunError
 
-MISSING = (
-    "gearshift compress needs {name}, which serving does without: install the project with its extras "
-    "'compress' and 'train'"
-)
+if TYPE_CHECKING:  # heavy, and only needed by this verb
+    from models.compress.exploration import Dropped
+
+MISSING = "gearshift compress needs {name}, which serving does without: install the project with its {extra}"
+WITHOUT_TORCH = "PyTorch is not installed (extra 'train'): nothing is trained, {left_out} are left out"
+PACKAGES: Mapping[str, str] = MappingProxyType({"torch": "PyTorch", "sklearn": "scikit-learn"})
+"""What people call the modules that go by another name."""
 DEFAULT_CACHE = Path("~/.cache/gearshift/compress")
 INTERRUPTED = 130
 
@@ -61,32 +69,31 @@ def compress(
     energy, with report.html, report.png and report.json beside them. Run again, it repeats nothing; stopped, it
     goes on where it was.
     """
+    began = False
     try:
         from models.compress.dataset import read_dataset
-        from models.compress.errors import CompressError
         from models.compress.exploration import Options
         from models.compress.original import read_original
-        from models.compress.passes.registry import PASSES
+        from models.compress.passes.registry import passes_called
         from models.compress.pipeline import compress as run
         from models.compress.store import Store
-    except ModuleNotFoundError as missing:
-        err.print(MISSING.format(name=missing.name), soft_wrap=True)
-        raise typer.Exit(2) from missing
 
-    from models.session import ModelLoadError, ModelRunError
-
-    try:
+        budget_s = seconds(time_budget)
+        limit_bytes = size_limit(max_size)
+        wanted = _wanted(passes)
+        passes_called(wanted)
         original = read_original(model, name=name, output=output)
         dataset = read_dataset(data, original, test=test, seed=seed)
         options = Options(
-            passes=tuple(part.strip() for part in passes.split(",")) if passes else tuple(PASSES),
-            time_budget_s=seconds(time_budget),
+            passes=wanted,
+            time_budget_s=budget_s,
             max_accuracy_loss=max_accuracy_loss,
-            max_size_bytes=None if max_size is None else size_bytes(max_size, len(original.content)),
+            max_size_bytes=None if limit_bytes is None else limit_bytes(len(original.content)),
             most_variants=most_variants,
             seed=seed,
             threads=usable_cores(),
         )
+        began = True
         with _bars() as bars:
             display = _Display(bars, options.time_budget_s)
             outcome = run(
@@ -101,29 +108,66 @@ def compress(
                 spent=display.spent,
             )
     except CompressError as error:
-        err.print(f"gearshift: {error}", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(2) from error
+        raise _refused(str(error)) from error
     except (ModelLoadError, ModelRunError) as error:
-        err.print(f"gearshift: {model}: {error}", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(2) from error
+        raise _refused(f"{model}: {error}") from error
+    except ModuleNotFoundError as missing:
+        raise _refused(_missing(missing)) from missing
     except OSError as error:
-        err.print(
-            f"gearshift: {error.filename or cache_dir}: {error.strerror}: nothing was published; "
-            "what was made so far is kept, the same command goes on from it",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-        raise typer.Exit(2) from error
+        raise _refused(
+            f"{error.filename or into}: {error.strerror or error}: nothing was published; what was made so far is kept "
+            f"in {cache_dir}, the same command goes on from it"
+        ) from error
     except KeyboardInterrupt:
-        err.print("\nstopped: nothing was published; the same command goes on from here")
+        err.print(f"\nstopped: nothing was published{'; the same command goes on from here' if began else ''}")
         raise typer.Exit(INTERRUPTED) from None
+    _tell_failed(outcome.failed)
     if as_json:
         print_json(outcome.report.facts())
         return
     out.print(_table(outcome.report.facts()))
     out.print(f"\n{outcome.folder}\n{outcome.folder / 'report.html'}", soft_wrap=True, highlight=False)
     out.print(f"serve it: gearshift serve --models {into}", style="dim", soft_wrap=True)
+
+
+def _wanted(passes: str | None) -> tuple[str, ...]:
+    """The names asked for; by default those that can be had here. Raises `typer.BadParameter` for none."""
+    from models.compress.passes.registry import NAMES, NEED_TORCH
+
+    if passes is not None:
+        wanted = tuple(name for name in (part.strip() for part in passes.split(",")) if name)
+        if not wanted:
+            raise typer.BadParameter("names no pass", param_hint="'--passes'")
+        return wanted
+    if find_spec("torch") is not None:
+        return NAMES
+    err.print(WITHOUT_TORCH.format(left_out=", ".join(sorted(NEED_TORCH))), soft_wrap=True)
+    return tuple(name for name in NAMES if name not in NEED_TORCH)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install for a module that is not there."""
+    package = (error.name or str(error)).partition(".")[0]
+    extra = "extra 'train' beside 'compress'" if package == "torch" else "extra 'compress'"
+    return MISSING.format(name=PACKAGES.get(package, package), extra=extra)
+
+
+def _refused(text: str) -> typer.Exit:
+    """The end of the command, after one line that says why."""
+    err.print(f"gearshift: {text}", soft_wrap=True, highlight=False, markup=False)
+    return typer.Exit(2)
+
+
+def _tell_failed(failed: Sequence["Dropped"]) -> None:
+    """Defects do not stop the search, but they are no secret."""
+    if failed:
+        err.print(
+            f"{len(failed)} attempts ended with a defect of ours or of a library; the first, {failed[0].name}, "
+            f"{failed[0].reason} ({failed[0].traceback}). Please report it",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
 
 
 def usable_cores() -> int:
@@ -135,18 +179,21 @@ def seconds(text: str) -> float:
     """A duration such as 90s, 10m, 2h or 45 (seconds). Raises `typer.BadParameter`."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|min|h|)\s*", text)
     if match is None or float(match[1]) <= 0:
-        raise typer.BadParameter(f"'{text}' is not a duration: write 90s, 10m or 2h")
+        raise typer.BadParameter(f"'{text}' is not a duration: write 90s, 10m or 2h", param_hint="'--time-budget'")
     return float(match[1]) * {"s": 1, "": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
 
 
-def size_bytes(text: str, whole: int) -> int:
-    """A size such as 500kB, 2MB, 30% (of `whole` bytes) or 1000 (bytes). Raises `typer.BadParameter`."""
+def size_limit(text: str | None) -> Callable[[int], int] | None:
+    """A size such as 500kB, 2MB, 1000 (bytes) or 30%, as a function of the original's. Raises `typer.BadParameter`."""
+    if text is None:
+        return None
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(B|kB|KB|MB|GB|%|)\s*", text)
     if match is None or float(match[1]) <= 0:
-        raise typer.BadParameter(f"'{text}' is not a size: write 500kB, 2MB or 30%")
-    if match[2] == "%":
-        return int(float(match[1]) / 100 * whole)
-    return int(float(match[1]) * {"B": 1, "": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}[match[2]])
+        raise typer.BadParameter(f"'{text}' is not a size: write 500kB, 2MB or 30%", param_hint="'--max-size'")
+    number, unit = float(match[1]), match[2]
+    if unit == "%":
+        return lambda whole: int(number / 100 * whole)
+    return lambda _whole: int(number * {"B": 1, "": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}[unit])
 
 
 def _bars() -> Progress:

@@ -5,13 +5,12 @@ work that an earlier run did: the same command, run again, makes the same choice
 after a kill, it goes on; run with a larger budget, it goes further.
 """
 
-import time
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from pathlib import Path
 from typing import Any
-
-import onnx
 
 from models.compress.agenda import Agenda, Question, worth_extending
 from models.compress.dataset import Dataset
@@ -19,13 +18,13 @@ from models.compress.errors import CompressError, Inapplicable
 from models.compress.frontier import frontier, thinned
 from models.compress.original import Original
 from models.compress.passes.int8_static import Int8Static
-from models.compress.passes.registry import PASSES
-from models.compress.sensitivity import Sensitivity, sensitivities
+from models.compress.passes.registry import NAMES, passes_called
+from models.compress.sensitivity import Sensitivity
 from models.compress.step import Recipe, Stage, Step, can_follow, label_of
-from models.compress.store import Store, key_of
-from models.compress.weigh import Weight, weigh, weight_from
-from models.compress.workbench import Progress, Workbench
-from models.session import ModelLoadError, ModelRunError, onnxruntime
+from models.compress.store import Entry, Store
+from models.compress.weigh import Weight, weight_from
+from models.compress.workbench import Progress
+from models.compress.workshop import PassFailed, Workshop
 
 MEASURING_SHARE = 0.2
 """Part of the time budget kept for the final measurement."""
@@ -33,13 +32,18 @@ SLICE_SHARE = 1 / 3
 """Part of the time left that one training step may take."""
 LEAST_SLICE_S = 20.0
 """With less time left than this no training is begun."""
+GATE_SLACK = 0.02
+"""What loses so much more than is allowed on the validation rows will not pass on the test rows either."""
+UNTRIED = "not tried: the time was up, or too short for training, before its turn came"
+LONGEST_NAME = 64
+"""Of a variant, as the manifest has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the caller allows and wants."""
 
-    passes: tuple[str, ...] = tuple(PASSES)
+    passes: tuple[str, ...] = NAMES
     time_budget_s: float = 600.0
     """Work to spend, seconds, the measuring at the end included."""
     max_accuracy_loss: float | None = None
@@ -58,16 +62,13 @@ class Options:
 class Candidate:
     """A recipe that was carried out, and what came of it."""
 
+    name: str
+    """As the variant will be called: no other is."""
     recipe: Recipe
     content: bytes
     weight: Weight
     seconds: float
     """Time it took to make, the steps before the last not counted."""
-
-    @property
-    def name(self) -> str:
-        """As the variant will be called."""
-        return label_of(self.recipe)
 
     @property
     def score(self) -> float:
@@ -87,6 +88,8 @@ class Dropped:
     name: str
     recipe: Recipe
     reason: str
+    traceback: Path | None = None
+    """Where to read more, if the pass did not say itself that it can do nothing, but failed."""
 
 
 @dataclass(slots=True)
@@ -111,27 +114,41 @@ class Exploration:
         *,
         progress: Progress = lambda *_: None,
         spent: Callable[[float], None] = lambda _: None,
-        passes: Mapping[str, type[Step]] = PASSES,
+        passes: Mapping[str, type[Step]] | None = None,
     ) -> None:
-        """Raises `CompressError` for a pass that does not exist."""
-        unknown = [name for name in options.passes if name not in passes]
-        if unknown:
-            raise CompressError(f"no pass '{unknown[0]}'; there are: {', '.join(passes)}")
-        self._passes = {name: each for name, each in passes.items() if name in options.passes}
+        """`passes` replaces those that `options` names.
+
+        Raises `CompressError` for a pass that does not exist, `ModuleNotFoundError` for one whose library does not.
+        """
+        self._passes = dict(passes if passes is not None else passes_called(options.passes))
         self._options = options
-        self._store = store
         self._progress = progress
         self._tell_spent = spent
         self._original = original
-        self._data = data
-        self.identity = [original.sha256, data.digest, options.seed, onnxruntime().__version__, onnx.__version__]
+        self._workshop = Workshop(original, data, store, seed=options.seed, threads=options.threads, progress=progress)
         self.found = Findings()
-        self._known: dict[str, Any] = {}
+        self._heard_of: set[str] = set()
         self._agenda = Agenda()
 
+    @property
+    def identity(self) -> Sequence[Any]:
+        """What everything depends on that is found here."""
+        return self._workshop.identity
+
     def run(self) -> None:
-        """Explore until the agenda is empty or the time is up; what was seen is in `found`."""
-        self._keep(self._weighed((), self._original.content, 0.0))
+        """Explore until the agenda is empty or the time is up; what was seen is in `found`.
+
+        Raises `CompressError` when the original itself does not work on the data, `OSError` when the disk is full.
+        """
+        try:
+            self._keep(self._weighed((), self._original.content, 0.0))
+        except Inapplicable as reason:
+            raise CompressError(
+                f"{self._original.name}: the model does not work on all of the data ({reason}), so that nothing can be "
+                "compared with it; leave out the rows it cannot answer, or export it again"
+            ) from reason
+        except PassFailed as failure:
+            raise CompressError(f"{self._original.name}: the model cannot be measured: {failure}") from failure
         while item := self._agenda.next(training=self._left_s() > LEAST_SLICE_S):
             if self._left_s() <= 0:
                 break
@@ -139,10 +156,13 @@ class Exploration:
                 self._ask(item)
             else:
                 self._try(item)
+        for name in self._passes:
+            if name not in self._heard_of:
+                self._drop(f"original: {name}", (), name, UNTRIED)
 
     def chosen(self) -> list[Candidate]:
-        """The frontier of what was found, and the original; at most as many as may be published."""
-        candidates = self.found.candidates
+        """The frontier of what may pass the gates, and the original; at most as many as may be published."""
+        candidates = [c for c in self.found.candidates if not c.recipe or self._may_pass(c)]
         front = sorted({0, *frontier(candidates)})
         members = [candidates[at] for at in front]
         return [members[at] for at in thinned(members, self._options.most_variants, always=frozenset({0}))]
@@ -154,13 +174,17 @@ class Exploration:
         )
         if not isinstance(step, Int8Static):
             return ()
-        key = key_of(self.identity, "sensitivity", step.facts())
-        known = self._store.recall(key)
-        if known is None:
-            table = sensitivities(step, self._original.model(), self._bench(key, inf))
-            self._store.keep(key, {"layers": [layer.facts() for layer in table]})
-            return table
-        return tuple(Sensitivity(**facts) for facts in known.facts["layers"])
+        try:
+            facts = self._workshop.sensitivity(step).facts
+        except PassFailed:
+            return ()
+        return tuple(Sensitivity(**layer) for layer in facts.get("layers", ()))
+
+    def _may_pass(self, candidate: Candidate) -> bool:
+        """Whether the gates leave it a chance: a size is known, a loss only estimated."""
+        size, loss = self._options.max_size_bytes, self._options.max_accuracy_loss
+        lost = self.found.candidates[0].score - candidate.score
+        return (size is None or len(candidate.content) <= size) and (loss is None or lost <= loss + GATE_SLACK)
 
     def _spend(self, seconds: float) -> None:
         self.found.spent_s += seconds
@@ -171,57 +195,59 @@ class Exploration:
         return self._options.time_budget_s * (1 - MEASURING_SHARE) - self.found.spent_s
 
     def _try(self, recipe: Recipe) -> None:
-        name = label_of(recipe)
+        name = self._name(recipe)
         self._progress(name, 0.0)
-        parent = self._made_before(recipe[:-1])
         try:
-            candidate = self._made(recipe, parent)
+            candidate = self._made(recipe)
         except Inapplicable as reason:
-            self.found.dropped.append(Dropped(name, recipe, str(reason)))
-            return
-        self._keep(candidate)
+            self._drop(name, recipe, recipe[-1].name, str(reason))
+        except PassFailed as failure:
+            self._drop_failed(name, recipe, recipe[-1].name, failure)
+        else:
+            self._keep(candidate)
 
-    def _made(self, recipe: Recipe, parent: Candidate) -> Candidate:
-        """Carry out the last step of a recipe, or remember it. Raises `Inapplicable`."""
-        key = key_of(self.identity, "model", [step.facts() for step in recipe])
-        known = self._store.recall(key)
-        if known is None:
-            began_s = time.monotonic()
-            bench = self._bench(key, min(self._left_s(), max(self._left_s() * SLICE_SHARE, LEAST_SLICE_S)))
-            try:
-                content = recipe[-1].apply(onnx.load_from_string(parent.content), bench).SerializeToString()
-            except Inapplicable as reason:
-                self._store.keep(key, {"seconds": time.monotonic() - began_s, "inapplicable": str(reason)})
-            else:
-                self._store.keep(key, {"seconds": time.monotonic() - began_s}, content)
-            known = self._store.recall(key)
-            if known is None:
-                raise CompressError(f"the cache cannot be read back: is the disk of {bench.folder} full?")
-        self._spend(known.facts["seconds"])
-        if known.content is None:
-            raise Inapplicable(known.facts["inapplicable"])
-        return self._weighed(recipe, known.content, known.facts["seconds"])
+    def _made(self, recipe: Recipe) -> Candidate:
+        """Carry out the last step of a recipe. Raises `Inapplicable` and `PassFailed`."""
+        left_s = self._left_s()
+        allowed_s = min(left_s, max(left_s * SLICE_SHARE, LEAST_SLICE_S))
+        made = self._paid(self._workshop.make(recipe, self._made_before(recipe[:-1]).content, allowed_s))
+        if made.content is None:
+            raise Inapplicable(made.facts["inapplicable"])
+        return self._weighed(recipe, made.content, made.facts["seconds"])
 
     def _weighed(self, recipe: Recipe, content: bytes, seconds: float) -> Candidate:
-        key = key_of(self.identity, "weight", [step.facts() for step in recipe])
-        known = self._store.recall(key)
-        if known is None:
-            began_s = time.monotonic()
-            try:
-                weight = weigh(content, self._bench(key, inf))
-            except (ModelLoadError, ModelRunError) as error:
-                raise Inapplicable(f"what it makes does not run: {error}") from error
-            facts = {**weight.facts(), "seconds": time.monotonic() - began_s}
-            self._store.keep(key, facts)
-        else:
-            weight, facts = weight_from(known.facts), dict(known.facts)
-        self._spend(facts["seconds"])
-        return Candidate(recipe, content, weight, seconds)
+        facts = self._paid(self._workshop.weigh(recipe, content)).facts
+        if "inapplicable" in facts:
+            raise Inapplicable(facts["inapplicable"])
+        return Candidate(self._name(recipe), recipe, content, weight_from(facts), seconds)
+
+    def _paid(self, entry: Entry) -> Entry:
+        """What the work cost when it was done, now or in an earlier run, is spent."""
+        self._spend(entry.facts["seconds"])
+        return entry
+
+    def _drop(self, name: str, recipe: Recipe, about: str, reason: str, traceback: Path | None = None) -> None:
+        self._heard_of.add(about)
+        self.found.dropped.append(Dropped(name, recipe, reason, traceback))
+
+    def _drop_failed(self, name: str, recipe: Recipe, about: str, failure: PassFailed) -> None:
+        self._spend(failure.seconds)
+        self._drop(name, recipe, about, str(failure), failure.traceback)
+
+    def _name(self, recipe: Recipe) -> str:
+        """The label of a recipe, with a mark where it is too long or another recipe's too."""
+        label = label_of(recipe)
+        taken = [(c.name, c.recipe) for c in self.found.candidates] + [(d.name, d.recipe) for d in self.found.dropped]
+        if len(label) <= LONGEST_NAME and all(name != label or other == recipe for name, other in taken):
+            return label
+        mark = hashlib.sha256(json.dumps([step.facts() for step in recipe]).encode()).hexdigest()[:6]
+        return f"{label[: LONGEST_NAME - len(mark) - 1]}.{mark}"
 
     def _keep(self, candidate: Candidate) -> None:
         """Remember a candidate, and put what may follow it on the agenda."""
         before = list(self.found.candidates)
         self.found.candidates.append(candidate)
+        self._heard_of.update(step.name for step in candidate.recipe)
         if not worth_extending(candidate.recipe, candidate, before):
             return
         for each in self._passes.values():
@@ -247,25 +273,18 @@ class Exploration:
         return next(candidate for candidate in self.found.candidates if candidate.recipe == recipe)
 
     def _choices(self, each: type[Step], candidate: Candidate) -> Sequence[Step]:
-        """The settings of a pass worth trying on a candidate, remembered like everything else."""
-        key = key_of(self.identity, "choices", each.name, [step.facts() for step in candidate.recipe])
-        known = self._store.recall(key)
-        if known is None:
-            began_s = time.monotonic()
-            self._progress(f"{candidate.name}: {each.name}", 0.0)
-            try:
-                choices = each.choices(onnx.load_from_string(candidate.content), self._bench(key, self._left_s()))
-                facts: dict[str, Any] = {"choices": [step.facts() for step in choices]}
-            except Inapplicable as reason:
-                facts = {"choices": [], "inapplicable": str(reason)}
-            facts["seconds"] = time.monotonic() - began_s
-            self._store.keep(key, facts)
-        else:
-            facts = dict(known.facts)
-        self._spend(facts["seconds"])
+        """The settings of a pass worth trying on a candidate."""
+        name = f"{candidate.name}: {each.name}"
+        self._progress(name, 0.0)
+        try:
+            asked = self._workshop.choices(each, candidate.recipe, candidate.content, self._left_s())
+        except PassFailed as failure:
+            self._drop_failed(name, candidate.recipe, each.name, failure)
+            return []
+        facts = self._paid(asked).facts
         if "inapplicable" in facts:
-            name = f"{candidate.name}: {each.name}"
-            self.found.dropped.append(Dropped(name, candidate.recipe, facts["inapplicable"]))
+            self._drop(name, candidate.recipe, each.name, facts["inapplicable"])
+            return []
         return [self._step(step) for step in facts["choices"]]
 
     def _step(self, facts: Mapping[str, Any]) -> Step:
@@ -273,16 +292,3 @@ class Exploration:
         parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items() if name != "pass"}
         build: Callable[..., Step] = self._passes[facts["pass"]]
         return build(**parameters)
-
-    def _bench(self, key: str, allowed_s: float) -> Workbench:
-        return Workbench(
-            original=self._original,
-            train=self._data.train,
-            validation=self._data.validation,
-            folder=self._store.folder(key),
-            seed=self._options.seed,
-            threads=self._options.threads,
-            deadline_s=time.monotonic() + allowed_s,
-            progress=self._progress,
-            known=self._known,
-        )

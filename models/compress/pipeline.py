@@ -1,6 +1,10 @@
 """From an original and its data to a published family: explore, choose, measure, judge, publish."""
 
+import math
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,21 +14,21 @@ from pydantic import TypeAdapter
 
 from models.compress.dataset import Dataset
 from models.compress.errors import CompressError
-from models.compress.exploration import MEASURING_SHARE, Candidate, Exploration, Options
+from models.compress.exploration import MEASURING_SHARE, Candidate, Dropped, Exploration, Options
+from models.compress.family import family_of
 from models.compress.frontier import Rating, frontier
 from models.compress.measure import Footprint, Quality, Speed, measure_accuracy, measure_footprint, measure_speed
 from models.compress.original import Original
 from models.compress.report import Attempt, Entry, Report, Sensitivity, write_report
-from models.compress.results import host_facts, ratios, version_facts
+from models.compress.results import host_facts
 from models.compress.store import Store, key_of
 from models.compress.workbench import Progress
-from models.manifest import Budget, Evidence, Family, Variant, digest_of
+from models.manifest import Family, digest_of
 from models.repository import publish
+from models.session import ModelLoadError, ModelRunError
 
 ORIGINAL = "original"
 LEAST_MEASURING_S = 10.0
-USUAL_BUDGET = 20.0
-"""The family's default latency budget, as a multiple of the original's latency: room for a queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Outcome:
     family: Family
     folder: Path
     report: Report
+    failed: tuple[Dropped, ...]
+    """Recipes that ended with a defect, each with its traceback: there should be none."""
 
 
 def compress(
@@ -62,10 +68,13 @@ def compress(
     Raises `CompressError` when the caller asks for the impossible or the gates leave no variant, and
     `RepositoryError` when the version cannot be written; then nothing is published.
     """
+    _require_labels(original, labels)
+    _require_place(out)
     exploration = Exploration(original, data, options, store, progress=progress, spent=spent)
     exploration.run()
     chosen = exploration.chosen()
-    measured = _measure(chosen, original, data, options, store, exploration.identity, progress)
+    measured, unfit = _measure(chosen, original, data, options, store, exploration.identity, progress)
+    chosen = [candidate for candidate in chosen if candidate.name in measured]
     entries = _judge(chosen, measured, options)
     report = Report(
         model=original.name,
@@ -73,7 +82,8 @@ def compress(
         entries=entries,
         dropped=(
             *(Attempt(dropped.name, dropped.reason) for dropped in exploration.found.dropped),
-            *_left_out(exploration.found.candidates, chosen),
+            *(Attempt(name, reason) for name, reason in unfit.items()),
+            *_left_out(exploration.found.candidates, measured.keys() | unfit.keys()),
         ),
         command=command,
         seed=options.seed,
@@ -85,25 +95,42 @@ def compress(
         spent_s=exploration.found.spent_s,
     )
     if not report.kept():
-        raise CompressError(
-            "no variant passes the gates: the smallest has "
-            f"{min(entry.footprint.size_bytes for entry in entries):,} bytes, and the least accuracy lost is "
-            f"{min(_loss(entry, report) for entry in entries if entry.name != ORIGINAL or len(entries) == 1):.4f}; "
-            "allow more, or give it more time"
-        )
+        raise CompressError(_nothing_left(report, exploration.found.candidates, options))
     progress("publishing", 0.0)
-    family = _family(original, data, report, chosen, out, labels)
-    files = {variant.file: _content(chosen, variant.name) for variant in family.variants}
+    contents = {candidate.name: candidate.content for candidate in chosen}
+    family = family_of(original, data, report, contents, next_version(out, original.name), labels)
+    files = {variant.file: contents[variant.name] for variant in family.variants}
     with TemporaryDirectory() as folder:
         files |= {path.name: path.read_bytes() for path in write_report(Path(folder), report)}
-    return Outcome(family, publish(out, family, files), report)
+    failed = tuple(dropped for dropped in exploration.found.dropped if dropped.traceback is not None)
+    return Outcome(family, publish(out, family, files), report, failed)
 
 
 def next_version(out: Path, name: str) -> str:
     """The version that comes after those a repository has of a family."""
     folder = out / name
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    return str(max(taken, default=0) + 1)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return str(max((int(name) for name in names if re.fullmatch("[0-9]{1,9}", name)), default=0) + 1)
+
+
+def _require_labels(original: Original, labels: tuple[str, ...] | None) -> None:
+    if labels is None:
+        return
+    if len(labels) != original.classes:
+        raise CompressError(
+            f"{len(labels)} labels for {original.classes} classes: name each class, in the model's order"
+        )
+    if not all(labels) or len(set(labels)) != len(labels):
+        raise CompressError("labels name a class each: none is empty, and no two are the same")
+
+
+def _require_place(out: Path) -> None:
+    """What cannot be written to is told before the work, not after it."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise CompressError(f"{out}: cannot be a repository, since {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise CompressError(f"{out}: cannot be a repository, since {there} may not be written to; name another folder")
 
 
 def _measure(
@@ -114,8 +141,8 @@ def _measure(
     store: Store,
     identity: Sequence[Any],
     progress: Progress,
-) -> dict[str, Measured]:
-    """The figures to publish: on the test rows, all candidates side by side. Remembered for this host."""
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """The figures to publish, and why some have none: on the test rows, all side by side. Remembered for this host."""
     limit_s = max(options.time_budget_s * MEASURING_SHARE, LEAST_MEASURING_S)
     contents = {candidate.name: candidate.content for candidate in chosen}
     adapter = TypeAdapter(dict[str, Measured])
@@ -123,17 +150,27 @@ def _measure(
     key = key_of(identity, "measured", digests, host_facts(), limit_s, options.watts_per_core)
     known = store.recall(key)
     if known is not None:
-        return adapter.validate_python(known.facts["measured"])
-    quality, footprint = {}, {}
+        return adapter.validate_python(known.facts["measured"]), dict(known.facts["unfit"])
+    quality, footprint, unfit = {}, {}, {}
     for at, (name, content) in enumerate(contents.items()):
         progress(f"measuring {name}", at / len(contents) / 2)
-        quality[name] = measure_accuracy(content, original, data.test)
-        footprint[name] = measure_footprint(content, data.test)
+        try:
+            quality[name] = measure_accuracy(content, original, data.test)
+        except (ModelLoadError, ModelRunError) as error:
+            unfit[name] = f"fails on the test rows: {error}"
+            continue
+        if math.isinf(quality[name].kl):
+            unfit[name] = "answers some of the test rows with NaN or infinity"
+        else:
+            footprint[name] = measure_footprint(content, data.test)
+    if ORIGINAL in unfit:
+        raise CompressError(f"{original.name}: the model {unfit[ORIGINAL]}; leave out the rows that it cannot answer")
     progress("measuring latency", 0.5)
+    contents = {name: contents[name] for name in footprint}
     speed = measure_speed(contents, original, data.test, limit_s=limit_s, watts_per_core=options.watts_per_core)
     measured = {name: Measured(quality[name], speed[name], footprint[name]) for name in contents}
-    store.keep(key, {"measured": adapter.dump_python(measured, mode="json")})
-    return measured
+    store.keep(key, {"measured": adapter.dump_python(measured, mode="json"), "unfit": unfit})
+    return measured, unfit
 
 
 def _judge(chosen: Sequence[Candidate], measured: Mapping[str, Measured], options: Options) -> tuple[Entry, ...]:
@@ -173,18 +210,30 @@ def _costs(figures: Measured) -> tuple[float, ...]:
     return (alone[0].ratio.median, alone[-1].ratio.median, figures.footprint.size_bytes, figures.speed.energy_mj)
 
 
-def _left_out(candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> list[Attempt]:
+def _left_out(candidates: Sequence[Candidate], measured: AbstractSet[str]) -> list[Attempt]:
     """What was made and not measured further."""
-    names = {candidate.name for candidate in chosen}
     return [
         Attempt(
             candidate.name,
-            f"not on the frontier: {candidate.score:.4f} on the validation rows, "
+            f"not measured, others do as well or a gate is closed to it: {candidate.score:.4f} on the validation rows, "
             f"{candidate.weight.latency[0]:.2f} of the latency, {candidate.weight.size_bytes:,} bytes",
         )
         for candidate in candidates
-        if candidate.name not in names
+        if candidate.name not in measured
     ]
+
+
+def _nothing_left(report: Report, candidates: Sequence[Candidate], options: Options) -> str:
+    """What the gates demand, and what comes nearest to it."""
+    near = []
+    if options.max_size_bytes is not None:
+        smallest = min(len(candidate.content) for candidate in candidates)
+        near.append(f"{options.max_size_bytes:,} bytes are allowed, and the smallest made has {smallest:,}")
+    if options.max_accuracy_loss is not None:
+        others = [entry for entry in report.entries if entry.name != ORIGINAL] or list(report.entries)
+        least = min(report.original.accuracy - entry.accuracy for entry in others)
+        near.append(f"{options.max_accuracy_loss:g} of accuracy may be lost, and the best measured loses {least:.4f}")
+    return f"no variant passes the gates: {'; '.join(near)}. Allow more, or give it more time"
 
 
 def _sensitivity(exploration: Exploration) -> Sensitivity | None:
@@ -192,65 +241,3 @@ def _sensitivity(exploration: Exploration) -> Sensitivity | None:
     if not layers:
         return None
     return Sensitivity(tuple((layer.layer, layer.loss) for layer in layers), "KL divergence in static int8, nats a row")
-
-
-def _family(
-    original: Original,
-    data: Dataset,
-    report: Report,
-    chosen: Sequence[Candidate],
-    out: Path,
-    labels: tuple[str, ...] | None,
-) -> Family:
-    base = report.original
-    usual_ms = min(1000.0, max(10.0, round(base.latency_ms * USUAL_BUDGET, -1)))
-    version = next_version(out, original.name)
-    facts = {
-        "original_sha256": original.sha256,
-        "data_sha256": data.digest,
-        "seed": report.seed,
-        "command": report.command,
-        "host": dict(report.host),
-        "versions": dict(version_facts()),
-    }
-    return Family(
-        name=original.name,
-        version=version,
-        description=f"{len(report.kept())} variants of {original.name}, made by gearshift compress.",
-        inputs=original.inputs,
-        outputs=(original.output.model_copy(update={"labels": labels}),),
-        default_budget=Budget(latency_ms=usual_ms),
-        variants=tuple(_variant(entry, report, chosen, facts) for entry in report.kept()),
-    )
-
-
-def _variant(entry: Entry, report: Report, chosen: Sequence[Candidate], facts: Mapping[str, Any]) -> Variant:
-    content = _content(chosen, entry.name)
-    right = "labels" if entry.quality.metric == "top-1" else "the original's answers"
-    return Variant(
-        name=entry.name,
-        file=f"{entry.name}.onnx",
-        sha256=digest_of(content),
-        size_bytes=len(content),
-        accuracy=entry.accuracy,
-        evidence=Evidence(
-            metric=entry.quality.metric,
-            dataset=f"rows held out of the data of SHA-256 {report.digest[:12]}, against {right}",
-            samples=entry.quality.accuracy.samples,
-            command=report.command,
-        ),
-        recipe={
-            "steps": [dict(step) for step in entry.recipe],
-            "accuracy_interval": list(entry.quality.accuracy.interval),
-            "ratios": ratios(entry, report.original),
-            **facts,
-        },
-    )
-
-
-def _content(chosen: Sequence[Candidate], name: str) -> bytes:
-    return next(candidate.content for candidate in chosen if candidate.name == name)
-
-
-def _loss(entry: Entry, report: Report) -> float:
-    return report.original.accuracy - entry.accuracy

@@ -7,11 +7,13 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from models.compress.results import Entry, Report, in_order, ratios
+from models.compress.results import Attempt, Entry, Report, in_order, ratios
 
 TEMPLATE = "report.html"
 CLOSE = 0.005
 """Accuracy that a variant may lose and still count as equal on the cards: half a point."""
+FEW = 12
+"""Attempts that are shown as they are; more are folded up by reason."""
 
 
 def render_page(report: Report, picture: bytes) -> str:
@@ -129,9 +131,29 @@ def _step(step: Mapping[str, Any]) -> str:
 
 
 def _attempts(report: Report) -> str:
+    """A table; of many attempts one for each kind of reason, folded up. `report.json` has them all in order."""
+    if len(report.dropped) <= FEW:
+        return _attempts_table(report.dropped)
+    kinds: dict[str, list[Attempt]] = {}
+    for attempt in report.dropped:
+        kinds.setdefault(attempt.why.partition(":")[0], []).append(attempt)
+    return "".join(
+        f"<details><summary>{escape(kind)} ({len(attempts):,})</summary>{_attempts_of_a_kind(attempts)}</details>"
+        for kind, attempts in sorted(kinds.items(), key=lambda item: -len(item[1]))
+    )
+
+
+def _attempts_of_a_kind(attempts: Sequence[Attempt]) -> str:
+    """Their names alone where nothing else tells them apart."""
+    if any(attempt.why.partition(":")[2] for attempt in attempts):
+        return _attempts_table(attempts)
+    return f'<p class="note">{", ".join(escape(attempt.name) for attempt in attempts)}</p>'
+
+
+def _attempts_table(attempts: Sequence[Attempt]) -> str:
     rows = "".join(
         f'<tr><td class="name">{escape(attempt.name)}</td><td class="text">{escape(attempt.why)}</td></tr>'
-        for attempt in report.dropped
+        for attempt in attempts
     )
     return f'<table><thead><tr><th>recipe</th><th class="text">why</th></tr></thead><tbody>{rows}</tbody></table>'
 

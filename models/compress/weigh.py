@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from models.compress.original import scores_of
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compress.original import Original, scores_of
 from models.compress.workbench import Workbench
-from models.session import Session, Tensor
+from models.manifest import ManifestError
+from models.repository import require_agreement
+from models.session import ModelLoadError, ModelRunError, Session, Tensor
 
 BATCHES = (1, 16)
 """Rows of the two batches that are timed: a request alone, and a batch under load."""
@@ -47,12 +52,37 @@ def weight_from(facts: Mapping[str, Any]) -> Weight:
 
 
 def weigh(content: bytes, bench: Workbench) -> Weight:
-    """Weigh a model. Raises `ModelLoadError` and `ModelRunError` when it does not work."""
+    """Weigh a model.
+
+    Raises `ModelLoadError` when it does not load or takes or gives anything else than the original, `ModelRunError`
+    when it does not run or answers what is no score.
+    """
     session = Session(content)
+    _require_contract(session, bench.original)
     scores = scores_of(session, bench.original.output.name, bench.validation)
+    _require_scores(scores, len(bench.validation), bench.original.classes)
     score = float((scores.argmax(axis=1) == bench.verdicts).mean())
     latency = tuple(_ratio(session, bench, rows) for rows in BATCHES)
     return Weight(score, latency, len(content))
+
+
+def _require_contract(session: Session, original: Original) -> None:
+    try:
+        require_agreement("input", original.inputs, session.inputs)
+        require_agreement("output", (original.output,), session.outputs)
+    except ManifestError as error:
+        raise ModelLoadError(str(error)) from error
+    if len(session.outputs) > 1:
+        raise ModelLoadError(f"it has {len(session.outputs)} outputs, the original one")
+
+
+def _require_scores(scores: NDArray[np.float32], rows: int, classes: int) -> None:
+    """What a graph says of its output need not be what it answers."""
+    if scores.shape != (rows, classes):
+        raise ModelRunError(f"it answers {rows} rows with shape {list(scores.shape)}, expected [{rows}, {classes}]")
+    bad = int((~np.isfinite(scores).all(axis=1)).sum())
+    if bad:
+        raise ModelRunError(f"it answers {bad} of {rows} rows with NaN or infinity")
 
 
 def _ratio(session: Session, bench: Workbench, rows: int) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from docs import figures, generate, measure
+from docs import figures, generate, measure, technique_table
 from docs.blocks import ROOT, block_names, filled
 from models.manifest import Family, read_manifest
 from serving.catalog import demo_repository
@@ -72,6 +72,27 @@ def test_the_measurement_is_of_the_present_family(family: Family) -> None:
     shown = {v["name"]: (v["sha256"], v["accuracy"], v["size_bytes"]) for v in data["variants"]}
     assert shown == {v.name: (v.sha256, v.accuracy, v.size_bytes) for v in family.variants}, "run python -m docs"
     assert data["family"] == f"{family.name}/{family.version}"
+
+
+def test_every_pass_was_tried_on_every_model_and_is_explained() -> None:
+    registry = pytest.importorskip("models.compress.passes.registry", reason="the passes' libraries are not installed")
+    text = (ROOT / "docs" / "compression.md").read_text(encoding="utf-8")
+    for name in registry.NAMES:
+        section = text.partition(f"\n### `{name}`\n")[2].partition("\n### ")[0]
+        assert f"--passes {name}" in section
+        assert "*Not when*" in section
+    for reference in technique_table.load()["references"]:
+        tried = {one["pass"] for one in [*reference["variants"], *reference["inapplicable"]]}
+        assert tried - {""} == set(registry.NAMES), "run python -m docs.techniques"
+
+
+def test_measured_techniques_are_beside_their_original() -> None:
+    for reference in technique_table.load()["references"]:
+        original = next(one for one in reference["variants"] if one["name"] == "original")
+        assert original["size_ratio"] == 1.0
+        for one in reference["variants"]:
+            assert one["interval"][0] <= one["accuracy"] <= one["interval"][1]
+            assert all(ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in one["latency"].values())
 
 
 def test_the_picture_shows_the_measurement() -> None:

@@ -17,6 +17,7 @@ from models.compress.errors import Inapplicable
 from models.compress.step import Stage, Step
 from models.compress.weigh import weigh
 from models.compress.workbench import Workbench
+from models.session import ModelLoadError, ModelRunError
 
 LEAST_SPEED = 1.05
 """Times float32 that computing in float16 must reach to be proposed: less is noise."""
@@ -46,9 +47,9 @@ class Half(Step):
         stored.layers(stored.prepared(model))
         try:
             halved = computed.apply(model, bench)
-        except Inapplicable:
+            before, after = (weigh(each.SerializeToString(), bench).latency[0] for each in (model, halved))
+        except (Inapplicable, ModelLoadError, ModelRunError):  # the last: numbers beyond 65,504 become infinite
             return [stored]
-        before, after = (weigh(each.SerializeToString(), bench).latency[0] for each in (model, halved))
         return [computed, stored] if before / after >= LEAST_SPEED else [stored]
 
     @property

@@ -1,39 +1,53 @@
 """Every pass by name. A new pass is a file beside this one and a line here."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from types import MappingProxyType
 
-from models.compress.passes.channels import Channels
-from models.compress.passes.classical import Classical
-from models.compress.passes.distill import Distill
-from models.compress.passes.fuse import Fuse
-from models.compress.passes.half import Half
-from models.compress.passes.int8_dynamic import Int8Dynamic
-from models.compress.passes.int8_static import Int8Static
-from models.compress.passes.low_rank import LowRank
-from models.compress.passes.search import Search
-from models.compress.passes.simplify import Simplify
-from models.compress.passes.sparsify import Sparsify
-from models.compress.passes.weight_only import WeightOnly
+from models.compress.errors import CompressError
 from models.compress.step import Step
 
-PASSES: Mapping[str, type[Step]] = MappingProxyType(
+PLACES: Mapping[str, str] = MappingProxyType(
     {
-        each.name: each
-        for each in (
-            Distill,
-            Search,
-            Classical,
-            Simplify,
-            Channels,
-            LowRank,
-            Sparsify,
-            Int8Static,
-            Int8Dynamic,
-            WeightOnly,
-            Half,
-            Fuse,
-        )
+        "distill": "Distill",
+        "search": "Search",
+        "classical": "Classical",
+        "simplify": "Simplify",
+        "channels": "Channels",
+        "low-rank": "LowRank",
+        "sparsify": "Sparsify",
+        "int8-static": "Int8Static",
+        "int8-dynamic": "Int8Dynamic",
+        "weight-only": "WeightOnly",
+        "half": "Half",
+        "fuse": "Fuse",
     }
 )
-"""Passes by name, in the order of their stages."""
+"""Classes by name of the pass, in the order of their stages; each lies in the file that is called like the pass.
+
+They are imported when they are asked for: those that train need PyTorch, the others do without.
+"""
+NAMES = tuple(PLACES)
+NEED_TORCH = frozenset({"distill", "search", "channels"})
+"""Those that are nothing without PyTorch. What else trains does so if it is there."""
+
+
+def passes_called(names: Sequence[str]) -> dict[str, type[Step]]:
+    """The passes of those names, in the order of their stages.
+
+    Raises `CompressError` for a name that no pass has, `ModuleNotFoundError` where a library that one needs is not
+    installed.
+    """
+    unknown = [name for name in names if name not in PLACES]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], NAMES, n=1, cutoff=0.5)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise CompressError(f"no pass is called '{unknown[0]}'{hint}; there are: {', '.join(NAMES)}")
+    found = {}
+    for name in NAMES:
+        if name in names:
+            module = import_module(f"models.compress.passes.{name.replace('-', '_')}")
+            each: type[Step] = getattr(module, PLACES[name])
+            found[name] = each
+    return found

@@ -216,3 +216,15 @@ class TestPicture:
     def test_names_are_no_formulas(self, made):
         layers = (("/model/$w_{1$", 0.1), ("x" * 200, 0.0))
         assert draw_picture(replace(made, sensitivity=Sensitivity(layers, "nats"))).startswith(b"\x89PNG")
+
+
+def test_many_attempts_are_folded_up_by_reason_and_all_of_them_are_in_the_json(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "draw_picture", lambda report: b"a picture")
+    alike = [Attempt(f"a{at}<b>", "nothing to do") for at in range(30)]
+    several = [Attempt(f"c{at}", f"not measured: {at} bytes") for at in range(20)]
+    json_file, page_file, _ = write_report(tmp_path, replace(made, dropped=(*alike, *several)))
+    page = Page(page_file.read_text(encoding="utf-8"))
+    assert page.tags.count("details") == 2
+    assert "nothing to do (30) a0<b>, a1<b>" in page.text
+    assert "not measured (20) recipe why c0 not measured: 0 bytes" in page.text
+    assert len(json.loads(json_file.read_text(encoding="utf-8"))["dropped"]) == 50
