@@ -189,7 +189,10 @@ def _judge(chosen: Sequence[Candidate], measured: Mapping[str, Measured], option
         elif options.max_accuracy_loss is not None and loss > options.max_accuracy_loss:
             refused[candidate.name] = f"loses {loss:.4f} of accuracy: {options.max_accuracy_loss:g} is allowed"
     passed = [candidate for candidate in chosen if candidate.name not in refused]
-    ratings = [Rating(candidate.score, _costs(measured[candidate.name])) for candidate in passed]
+    ratings = [
+        Rating(candidate.score, (*_costs(measured[candidate.name]), candidate.weight.unlikeness))
+        for candidate in passed
+    ]
     front = {passed[at].name for at in frontier(ratings)} | ({ORIGINAL} - refused.keys())
     return tuple(
         Entry(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compress.original import Original, scores_of
+from models.compress.original import Original, log_probabilities, scores_of
 from models.compress.workbench import Workbench
 from models.manifest import ManifestError
 from models.repository import require_agreement
@@ -35,20 +35,36 @@ class Weight:
     latency: tuple[float, ...]
     """Time of each of `BATCHES` as a ratio to the original's."""
     size_bytes: int
+    divergence: float = 0.0
+    """Mean Kullback-Leibler divergence from the original's answers on the validation rows, nats."""
+
+    @property
+    def unlikeness(self) -> float:
+        """The divergence as a cost, from 1.
+
+        On a few hundred rows many candidates get equally many right. Among them the one that answers like the
+        original is the better bet for rows that nobody has seen.
+        """
+        return 1.0 + self.divergence
 
     @property
     def costs(self) -> tuple[float, ...]:
         """See `frontier.Rated`. Energy is not among them: where it is an estimate it is latency again."""
-        return (*self.latency, float(self.size_bytes))
+        return (*self.latency, float(self.size_bytes), self.unlikeness)
 
     def facts(self) -> dict[str, Any]:
         """As plain values."""
-        return {"score": self.score, "latency": list(self.latency), "size_bytes": self.size_bytes}
+        return {
+            "score": self.score,
+            "latency": list(self.latency),
+            "size_bytes": self.size_bytes,
+            "divergence": self.divergence,
+        }
 
 
 def weight_from(facts: Mapping[str, Any]) -> Weight:
     """The weight whose `facts` these are. Raises `KeyError` where they are another's."""
-    return Weight(facts["score"], tuple(facts["latency"]), facts["size_bytes"])
+    return Weight(facts["score"], tuple(facts["latency"]), facts["size_bytes"], facts["divergence"])
 
 
 def weigh(content: bytes, bench: Workbench) -> Weight:
@@ -63,7 +79,12 @@ def weigh(content: bytes, bench: Workbench) -> Weight:
     _require_scores(scores, len(bench.validation), bench.original.classes)
     score = float((scores.argmax(axis=1) == bench.verdicts).mean())
     latency = tuple(_ratio(session, bench, rows) for rows in BATCHES)
-    return Weight(score, latency, len(content))
+    return Weight(score, latency, len(content), _divergence(bench.expected, scores))
+
+
+def _divergence(expected: NDArray[np.float32], scores: NDArray[np.float32]) -> float:
+    reference, found = log_probabilities(expected), log_probabilities(scores)
+    return max(0.0, float((np.exp(reference) * (reference - found)).sum(axis=1).mean()))
 
 
 def _require_contract(session: Session, original: Original) -> None:

@@ -58,7 +58,12 @@ class Workbench:
         """The right answers on the validation rows: their labels, or what the original says where there are none."""
         if self.validation.labels is not None:
             return self.validation.labels
-        return self._once("verdicts", lambda: self.original.scores(self.validation).argmax(axis=1))
+        return self._once("verdicts", lambda: self.expected.argmax(axis=1))
+
+    @property
+    def expected(self) -> NDArray[np.float32]:
+        """What the original says of the validation rows, [rows, classes]."""
+        return self._once("expected", lambda: self.original.scores(self.validation))
 
     def score(self, model: onnx.ModelProto) -> float:
         """Share of validation rows that a model gets right: what choices are made by, 0 to 1."""

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from models.compress.frontier import dominates
 from models.compress.weigh import BATCHES, Weight, weigh, weight_from
 from models.compress.workbench import Workbench
 from models.session import ModelLoadError
@@ -20,12 +23,15 @@ def test_a_weight_tells_right_answers_latency_and_bytes(bench):
     assert weight.size_bytes == len(bench.original.content)
     assert len(weight.latency) == len(BATCHES)
     assert min(weight.latency) > 0
-    assert weight.costs == (*weight.latency, weight.size_bytes)
+    assert weight.divergence == pytest.approx(0.0, abs=1e-6)
+    assert weight.costs == (*weight.latency, weight.size_bytes, 1.0 + weight.divergence)
 
 
 def test_other_answers_score_less(bench):
     turned = np.roll(np.eye(linear.CLASSES).repeat(linear.WIDTH // linear.CLASSES, axis=0), 1, axis=1)
-    assert weigh(linear.content(0, turned), bench).score < 0.2
+    other = weigh(linear.content(0, turned), bench)
+    assert other.score < 0.2
+    assert other.divergence > 0.1
 
 
 def test_latency_is_a_ratio_to_the_original(bench):
@@ -44,3 +50,11 @@ def test_plain_facts_give_the_weight_back(bench):
 def test_no_model_is_no_weight(bench):
     with pytest.raises(ModelLoadError, match="cannot load it"):
         weigh(b"no model", bench)
+
+
+def test_of_candidates_that_are_equally_often_right_the_one_unlike_the_original_does_not_beat_the_other() -> None:
+    alike = Weight(0.9889, (1.0, 1.0), 30_000, divergence=0.001)
+    unlike = Weight(0.9889, (0.2, 0.2), 1_000, divergence=0.2)
+    assert not dominates(unlike, alike)
+    same = replace(unlike, divergence=0.001)
+    assert dominates(same, alike)
