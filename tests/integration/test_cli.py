@@ -73,7 +73,7 @@ def test_a_file_of_any_name_is_served(start: Starter, plain: Path) -> None:
 
 def test_every_line_that_serve_prints_works(inprocess: Server) -> None:
     lines = re.findall(r"^(?:curl|python3) .*$", inprocess.log.read_text(), re.MULTILINE)
-    assert len(lines) == 8, "one for each model"
+    assert len(lines) == 9, "one for each model"
     for line in lines:
         done = subprocess.run(["sh", "-c", line], capture_output=True, check=True, timeout=60)
         assert "outputs" in json.loads(done.stdout), (line, done.stdout)
