@@ -75,7 +75,7 @@ TECHNIQUES = (
     Technique("half", parameters={"computed": False}),
     Technique("half", parameters={"computed": True}),
     Technique("sparsify", parameters={"sparsity": 0.5, "epochs": 0}),
-    Technique("search", parameters={"trials": 8, "epochs": 9}),
+    Technique("search", parameters={"trials": 6, "epochs": 9}),
     Technique("classical", parameters={"kind": "linear"}),
     Technique("classical", parameters={"kind": "fourier", "features": 512}),
 )
@@ -199,7 +199,7 @@ def _demo() -> Reference:
 def _digits(folder: Path, name: str, about: str, students: tuple[tuple[str, int, int], ...]) -> Reference:
     original = read_original(folder / f"{name}.onnx", name=f"digits-{name}")
     data = read_dataset(folder / f"{name}.npz", original, test=folder / f"{name}-test.npz")
-    return Reference(about, original, data, students, student_epochs=60, recovery_epochs=30, measuring_s=20.0)
+    return Reference(about, original, data, students, student_epochs=40, recovery_epochs=20, measuring_s=20.0)
 
 
 def _applied(technique: Technique, reference: Reference, bench: Workbench) -> tuple[Step, bytes]:
