@@ -104,7 +104,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[SeedResult, None, N
         pool.shutdown(wait=False, cancel_futures=True)
         for child in active_children():
             if child not in others:
-                child.terminate()
+                child.kill()  # They hold nothing that could be lost, and a polite end may be late.
 
 
 def fleet_of(scenario: Scenario) -> Fleet:
