@@ -116,6 +116,9 @@ def _hide(monkeypatch, *packages):
     for name in list(sys.modules):
         ours = name.startswith("models.compress.") and name != "models.compress.errors"
         if ours or name.partition(".")[0] in packages:
+            parent, _, child = name.rpartition(".")
+            if child in vars(sys.modules.get(parent, object)):  # put back afterwards, as the entry is
+                monkeypatch.setattr(sys.modules[parent], child, sys.modules[name])
             monkeypatch.delitem(sys.modules, name)
     for package in packages:
         monkeypatch.setitem(sys.modules, package, None)

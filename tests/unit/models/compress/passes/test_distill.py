@@ -6,6 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import models.compress.passes.distill as module
 from models.compress.cost import multiply_adds
 from models.compress.dataset import Rows
 from models.compress.errors import Inapplicable
@@ -65,7 +66,7 @@ def test_choices_are_students_from_a_half_down_to_a_thirtieth_of_the_work(tmp_pa
 def test_choices_fit_the_time_that_is_left(tmp_path, monkeypatch):
     original, dataset = compress.digits_mlp()
     bench = compress.bench(original, dataset, tmp_path)
-    monkeypatch.setattr("models.compress.passes.distill.epoch_s", lambda *_: 1.0)
+    monkeypatch.setattr(module, "epoch_s", lambda *_: 1.0)
     unhurried = Distill.choices(original.model(), bench)
     # A quarter of the time for each student, a second an epoch.
     hurried = Distill.choices(original.model(), with_time(bench, 100.0))
