@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
-from math import inf
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
@@ -56,7 +55,6 @@ class _Candidate:
     count: int
     """Members that would go."""
     expected_s: float
-    score: float
     certain: bool
     """Whether every member would be in time even in the worst case known."""
 
@@ -130,11 +128,15 @@ class LookAhead:
             gain, certain = self._gain(members, count, rows, expected_s, slack_s)
             score = gain * variant.accuracy + outlook.value(rows, expected_s)
             score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
-            candidate = _Candidate(variant, members, sizes, count, expected_s, score, certain)
+            candidate = _Candidate(variant, members, sizes, count, expected_s, certain)
             # The score decides. With capacity to spare many batches score alike: then a batch is not larger than
-            # its fair share of the queue over the idle workers, and as cheap a row as that allows.
+            # its fair share of the queue over the idle workers. Between two variants that the best mix consists of
+            # all is alike too: while nobody is kept waiting by it the accurate one goes, else the cheap one, and
+            # that is what mixes them.
+            calm = len(queue) - count < max(1, fleet.idle)
+            worth = variant.accuracy if calm else 0.0
             cost_s = (expected_s + fleet.batch_overhead_s) / rows
-            return -round(score, 9), rows > share_rows, cost_s, variant.index, count, candidate
+            return -round(score, 9), rows > share_rows, -worth, cost_s, variant.index, count, candidate
 
         ranked = []
         for variant in self._variants:
@@ -144,7 +146,7 @@ class LookAhead:
                 ranked += [rated(variant, members, sizes, n) for n in {len(members), min(share, len(members))}]
         ranked += [
             rated(c.variant, c.members, c.sizes, count)
-            for *_, c in list(ranked)
+            for *_, c in ranked
             if not c.certain
             for count in _halves(c.count)
         ]
@@ -242,10 +244,10 @@ class LookAhead:
         variant = self._variants[members[0].eligibility.variants[0]]
         sizes = list(accumulate(request.rows for request in members))
         expected_s = self._latency.mean_s(variant.index, sizes[-1])
-        return _Candidate(variant, members, sizes, count, expected_s, -inf, certain=False)
+        return _Candidate(variant, members, sizes, count, expected_s, certain=False)
 
 
-_Ranked = tuple[float, bool, float, int, int, _Candidate]
+_Ranked = tuple[float, bool, float, float, int, int, _Candidate]
 """A candidate and its place in the order of preference; variant and count only break ties."""
 
 

@@ -52,10 +52,6 @@ class Backlog:
     longest_s: float
     """Longest full batch of those the plan may form of them, by the table."""
 
-    def after(self, count: int) -> "Backlog":
-        """Without the first `count` requests."""
-        return Backlog(self.works_s[count:], self.longest_s)
-
     def merged(self, at: int, other: "Backlog") -> "Backlog":
         """With another backlog put in at position `at`."""
         works_s = [*self.works_s[:at], *other.works_s, *self.works_s[at:]]
