@@ -38,6 +38,7 @@ zoo: $(VENV)/.dev ## Train and export the demo families again (hours on two core
 lock: $(UV) ## Resolve the dependencies again and write the lock files
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --group dev --group beside-torch --extra compress --extra loadtest pyproject.toml -o requirements/dev.lock
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 -c requirements/dev.lock pyproject.toml -o requirements/serve.lock
+	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 -c requirements/serve.lock --extra cloud pyproject.toml -o requirements/cloud.lock
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 requirements/kserve.in -o requirements/kserve.lock
 
 clean: ## Remove the environments and caches
