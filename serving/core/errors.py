@@ -4,6 +4,7 @@ GearshiftError
 ├── InvalidRequest          the request cannot be understood or does not fit the model
 │   └── PayloadTooLarge     a limit of size was passed
 ├── UnknownModel            no such model, version or variant
+├── ControlRefused          the set of served models cannot be changed as asked
 ├── Infeasible              no variant can ever meet the budget
 ├── Rejected                the queue is too long for the budget now; another moment may do
 ├── Expired                 the deadline passed before the work could start
@@ -30,6 +31,10 @@ class PayloadTooLarge(InvalidRequest):
 
 class UnknownModel(GearshiftError):
     """No such model, version or variant."""
+
+
+class ControlRefused(GearshiftError):
+    """The set of served models cannot be changed as asked. The message says why."""
 
 
 class Infeasible(GearshiftError):

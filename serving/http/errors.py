@@ -7,6 +7,7 @@ import orjson
 from serving.codec.compression import UnsupportedEncoding
 from serving.core.errors import (
     Cancelled,
+    ControlRefused,
     Expired,
     GearshiftError,
     Infeasible,
@@ -24,6 +25,7 @@ STATUS: dict[type[GearshiftError], int] = {
     UnsupportedEncoding: 415,
     PayloadTooLarge: 413,
     UnknownModel: 404,
+    ControlRefused: 400,
     Infeasible: 422,
     InputRefusedByModel: 422,
     Rejected: 429,
