@@ -4,16 +4,12 @@ The unit of work is one cell with one seed, all policies in turn: its requests a
 worked out once.
 """
 
-import os
-import signal
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import chain, islice
-from multiprocessing import active_children, get_context
+from itertools import chain
 
 from loadtests.bound import BatchCost, Bound, demands_of, upper_bound
+from loadtests.crew import CrewError, share_out
 from loadtests.scenario import Scenario, ScenarioError
 from loadtests.simulation.served import Served
 from loadtests.simulation.setting import Assumptions, Fleet
@@ -27,7 +23,6 @@ from serving.core.policies.batching import largest_batch
 
 WARM_UP_BUDGETS, MOST_WARM_UP = 5.0, 0.2
 """What arrives in the first budgets, but at most this share of the run, is simulated and not counted."""
-NICE = 10
 
 
 class StudyError(RuntimeError):
@@ -87,24 +82,10 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[SeedResult, None, N
     if jobs == 1 or len(tasks) <= 1:
         yield from map(run_task, tasks)
         return
-    others = set(active_children())
-    pool = ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=get_context("spawn"), initializer=_be_modest)
-    waiting = iter(tasks)
-    # Few are handed over at a time: a long queue would be pickled whole, durations and all.
-    running = {pool.submit(run_task, task) for task in islice(waiting, 2 * jobs)}
     try:
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(run_task, task) for task in islice(waiting, len(done))}
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise StudyError("a worker process died, perhaps for want of memory; try fewer --jobs") from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in active_children():
-            if child not in others:
-                child.kill()  # They hold nothing that could be lost, and a polite end may be late.
+        yield from share_out(run_task, tasks, min(jobs, len(tasks)))
+    except CrewError as error:
+        raise StudyError(f"{error} (--jobs)") from error
 
 
 def fleet_of(scenario: Scenario) -> Fleet:
@@ -145,9 +126,3 @@ def _least_costs(counted: Sequence[Call], served: Sequence[Served]) -> Mapping[s
             costs.append(BatchCost.measured(view.accuracy, least))
         found[family.name] = tuple(costs)
     return found
-
-
-def _be_modest() -> None:
-    """A worker process: others go first, and Ctrl-C is its parent's affair."""
-    os.nice(NICE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
