@@ -16,6 +16,7 @@ from serving.catalog import open_catalog
 from serving.codec.limits import CodecLimits
 from serving.config import LimitSettings, ServerSettings, Settings
 from serving.dispatcher import Dispatcher
+from serving.door import Door
 from serving.gateway import Gateway
 from serving.http.fdshare import acquire_listener
 from serving.http.front import Front, MetricsPage
@@ -168,7 +169,8 @@ class Replica:
             dispatcher = Dispatcher(engine.backend, lanes, time.monotonic)
             undo.push_async_callback(dispatcher.close)
             gateway = Gateway(lanes, dispatcher, time.monotonic)
-            infer = InferRoute(gateway, _codec_limits(settings.limits), metrics, time.monotonic)
+            door = Door(gateway, time.monotonic)
+            infer = InferRoute(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic)
             front = Front(infer, build_pages(gateway, infer, metrics))
             servers = await cls._listen(settings, front, metrics, undo)
             replica = cls(settings, gateway, dispatcher, engine, metrics, servers, front)

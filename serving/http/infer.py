@@ -2,26 +2,23 @@
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from serving.codec.budget import HEADERS as BUDGET_HEADERS
 from serving.codec.budget import MAX_LATENCY_MS, peek_latency_s, read_budget
 from serving.codec.compression import compress, decompress
-from serving.codec.envelope import Parameter
 from serving.codec.limits import CodecLimits
 from serving.codec.merge import batch_key
 from serving.codec.request import InferRequest, decode_request
 from serving.codec.response import encode_response
 from serving.core.errors import GearshiftError, InternalError, InvalidRequest, PayloadTooLarge
+from serving.door import OFF_LOOP_BYTES, Door, is_request_id, told
 from serving.gateway import Call, Gateway, Result
 from serving.http.cycle import ON_DISCONNECT_KEY
 from serving.http.errors import error_body, error_headers, status_of
 from serving.http.protocol import RECEIVED_KEY
-from serving.http.turnstile import Turnstile
 from serving.lane import Lane
 from serving.metrics import Metrics
 from serving.ports import Clock
@@ -30,12 +27,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
 
-OFF_LOOP_BYTES = 256 * 1024
-"""Bodies above this are parsed in a thread: a millisecond of parsing would hold up everybody else."""
-MAX_REQUEST_ID = 128
 MAX_LATENCY_S = MAX_LATENCY_MS / 1e3
-REQUESTS_A_TURN = 32
-"""Requests parsed in one turn of the event loop: about three milliseconds, and a good batch."""
 
 log = logging.getLogger("gearshift.http")
 
@@ -55,15 +47,13 @@ class _Head:
 class InferRoute:
     """POST /v2/models/{model}[/versions/{version}]/infer."""
 
-    def __init__(self, gateway: Gateway, limits: CodecLimits, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, gateway: Gateway, door: Door, limits: CodecLimits, metrics: Metrics, clock: Clock) -> None:
         self._gateway = gateway
+        self._door = door
         self._limits = limits
         self._max_body = max(limits.max_json_bytes, limits.max_binary_bytes)
         self._metrics = metrics
         self._clock = clock
-        self._id_prefix = secrets.token_hex(4)
-        self._ids = count(1)
-        self._turnstile = Turnstile(REQUESTS_A_TURN, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, exactly one response is sent."""
@@ -75,10 +65,7 @@ class InferRoute:
             if body is None:
                 return  # the caller left before it had sent everything
             received_s = scope.get(RECEIVED_KEY) or self._clock()
-            latency_s = _peek(lane, body, head)
-            await self._turnstile.enter(received_s + latency_s)
-            if lane.scheduler.refusing(self._clock()):
-                self._gateway.turn_away(lane, latency_s, received_s)
+            await self._door.enter(lane, _peek(lane, body, head), received_s)
             request = await self._decode(lane, body, head)
             result = await self._gateway.infer(
                 lane, self._call(lane, request, head, received_s, len(body)), _disconnect_hook(scope)
@@ -144,7 +131,7 @@ class InferRoute:
     ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         started_s = self._clock()
         size = sum(array.nbytes for array in result.outputs.values())
-        parameters = _told(result)
+        parameters = told(result)
         if size > OFF_LOOP_BYTES:
             body, json_length = await asyncio.to_thread(
                 encode_response, lane.family, request, result.outputs, parameters
@@ -186,7 +173,7 @@ class InferRoute:
 
     def _request_id(self, head: _Head) -> bytes:
         if not head.request_id:
-            head.request_id = f"{self._id_prefix}-{next(self._ids):x}".encode()
+            head.request_id = self._door.new_id().encode()
         return head.request_id
 
 
@@ -237,7 +224,7 @@ def _read_head(headers: list[tuple[bytes, bytes]], head: _Head) -> None:
         elif name == b"accept-encoding":
             head.accept_encoding = value.decode("latin-1")
         elif name == b"x-request-id":
-            if len(value) <= MAX_REQUEST_ID and value.isascii() and value.decode("ascii").isprintable():
+            if is_request_id(value):
                 head.request_id = value
         elif name in BUDGET_HEADERS:
             if head.budget is None:
@@ -249,19 +236,3 @@ def _length(name: bytes, value: bytes) -> int:
     if not value.isdigit() or len(value) > 15:
         raise InvalidRequest(f"header {name.decode()}: expected a number of bytes")
     return int(value)
-
-
-def _told(result: Result) -> dict[str, Parameter]:
-    """What the answer says about itself."""
-    told: dict[str, Parameter] = {
-        "variant": result.variant,
-        "batch_rows": result.batch_rows,
-        "queue_ms": round(result.queue_s * 1e3, 3),
-        "compute_ms": round(result.compute_s * 1e3, 3),
-        "predicted_ms": round(result.predicted_s * 1e3, 3),
-        "deadline_met": result.deadline_met,
-        "reason": result.reason,
-    }
-    if result.accuracy is not None:
-        told["accuracy"] = result.accuracy
-    return told

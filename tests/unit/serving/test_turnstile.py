@@ -1,6 +1,6 @@
 import asyncio
 
-from serving.http.turnstile import Turnstile
+from serving.turnstile import Turnstile
 from serving.testing import ManualClock
 
 
