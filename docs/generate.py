@@ -34,6 +34,8 @@ UNITS = {
     "utilization": "share, 0 to 1",
     "min_success": "probability, 0 to 1",
     "plan_quantile": "share, 0 to 1",
+    "sample_ratio": "share, 0 to 1",
+    "request_share": "share, 0 to 1",
     "backlog": "connections",
     "max_connections": "connections",
     "max_headers": "lines",

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import psutil
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.manifest import describe
+from models.versions import is_url, read_policy
 from serving.core.policies.registry import named_policy
 
 ENV_PREFIX = "GEARSHIFT_"
@@ -41,6 +42,21 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _place(value: object) -> object:
+    """A URL stays a text; whatever else is a path."""
+    return Path(value) if isinstance(value, str) and not is_url(value) else value
+
+
+def _known_versions(text: str) -> str:
+    read_policy(text)
+    return text
+
+
+def _listed(value: object) -> object:
+    """A list in one text, as an environment variable has it."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class ServerSettings(_Section):
     """Where the gateway listens."""
 
@@ -54,6 +70,9 @@ class ServerSettings(_Section):
     """Connections the kernel may hold that no replica has accepted yet."""
     drain_s: Seconds = 10.0
     """Most time that accepted requests get to finish after a stop was asked for, seconds."""
+    lame_duck_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 0.0
+    """How long a gateway that is to stop is unready and still accepts, seconds: what its load balancer needs to
+    notice. Answers ask callers to connect anew. 0: it drains at once."""
     tls_certfile: Path | None = None
     """PEM certificate chain; with `tls_keyfile` the API speaks HTTPS."""
     tls_keyfile: Path | None = None
@@ -75,9 +94,11 @@ class EngineSettings(_Section):
     """`colocated`: models run inside the gateway replicas. `split`: in worker replicas of their own."""
     replicas: Annotated[int, Field(ge=1, le=256)] = 1
     """Gateway replicas."""
+    replicas_per_node: Annotated[int, Field(ge=0, le=256)] = 0
+    """On a cluster: most gateway replicas of one node, which share its cores. 0: all of them, as on a single node."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Batches that run at the same time: threads of a colocated replica, worker replicas in split.
-    0: the usable cores, shared between colocated replicas."""
+    0: the usable cores, shared between the colocated replicas of a node."""
     runtime_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()) / f"gearshift-{os.getuid()}")
     """Sockets, metric files and state of the running servers of this node, a folder below it for each port."""
 
@@ -85,12 +106,23 @@ class EngineSettings(_Section):
 class ModelSettings(_Section):
     """What is served."""
 
-    repository: Path | None = None
-    """Folder of families, NAME/VERSION/family.json, or one .onnx file. Default: the demo family."""
+    repository: Annotated[Path | str, BeforeValidator(_place)] | None = None
+    """Folder of families, NAME/VERSION/family.json, its URL in an object store (s3://, gs://), or one .onnx file.
+    Default: the demo families."""
     name: str | None = None
     """What a model served from one .onnx file is called. Default: the file's name."""
-    versions: Literal["latest", "all"] = "latest"
-    """Which versions of a family are loaded. A request that names none gets the latest."""
+    versions: Annotated[str, AfterValidator(_known_versions)] = "latest"
+    """Which versions of a model are served: `latest`, `latest:N`, `all`, or their numbers, as in `1,3`. A request that
+    names none gets the highest."""
+    control: Literal["none", "poll", "explicit"] = "none"
+    """How what is served changes: `none`: not at all. `poll`: with the repository, looked at every `poll_s`.
+    `explicit`: by calls of clients."""
+    poll_s: Seconds = 15.0
+    """Time between two looks at the repository."""
+    load: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Models to begin with under `explicit` control; `*`: all."""
+    mirror_dir: Path = Field(default_factory=lambda: _cache_home() / "gearshift" / "repository")
+    """Where the versions of a repository in an object store are kept."""
     cache_dir: Path = Field(default_factory=lambda: _cache_home() / "gearshift" / "profiles")
     """Where measured profiles are kept between starts."""
     watts_per_core: Annotated[float, Field(ge=0)] = 10.0
@@ -152,6 +184,27 @@ class LogSettings(_Section):
     """`auto`: console on a terminal, else JSON."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity written."""
+    request_share: Share = 0.0
+    """Share of the inference requests that get a line each, with how they went."""
+
+
+def _known_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("an address that begins with http:// or https://")
+    return text
+
+
+class TracingSettings(_Section):
+    """What is told to OpenTelemetry."""
+
+    endpoint: Annotated[str, AfterValidator(_known_url)] | None = None
+    """Where spans go, by OTLP over HTTP, for example http://collector:4318/v1/traces. Without it nothing is traced."""
+    sample_ratio: Share = 0.01
+    """Share of the requests that are traced, of those whose callers did not decide it."""
+    follow_caller: bool = True
+    """Whether a caller's `traceparent` decides if its request is traced."""
+    service_name: Annotated[str, Field(min_length=1)] = "gearshift"
+    """What the service is called in the traces."""
 
 
 class Settings(_Section):
@@ -163,6 +216,7 @@ class Settings(_Section):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
 
     @property
     def run_folder(self) -> Path:
@@ -173,7 +227,7 @@ class Settings(_Section):
         """Worker threads of one colocated replica."""
         if self.engine.workers:
             return self.engine.workers
-        return max(1, usable_cores() // self.engine.replicas)
+        return max(1, usable_cores() // (self.engine.replicas_per_node or self.engine.replicas))
 
     def worker_replicas(self) -> int:
         """Worker replicas of the split topology."""

@@ -14,6 +14,7 @@ from serving.core.scheduler import Dispatch, Expire, Wait
 from serving.core.workers import Workers
 from serving.lane import Lane
 from serving.ports import Clock, ExecutionError, ModelFailed, Tensors, VariantBackend, WorkerLost
+from serving.tracing import Trace, Tracer
 
 PATIENCE_S = 5.0
 """How long past every deadline in it a batch may run before its worker counts as lost."""
@@ -44,6 +45,8 @@ class Pending:
 
     inputs: Tensors
     future: asyncio.Future[Answer]
+    trace: Trace | None = None
+    """Where its way is told, when it is traced."""
     abandoned: bool = False
     """Whether the caller went away."""
 
@@ -56,8 +59,11 @@ class Pending:
 class Dispatcher:
     """Lanes on one side, workers on the other; every admitted request gets exactly one end."""
 
-    def __init__(self, backend: VariantBackend, lanes: Sequence[Lane], clock: Clock) -> None:
+    def __init__(
+        self, backend: VariantBackend, lanes: Sequence[Lane], clock: Clock, tracer: Tracer | None = None
+    ) -> None:
         """Must be made inside the event loop that will run it."""
+        self._tracer = tracer
         self._backend = backend
         self._lanes = tuple(lanes)
         self._clock = clock
@@ -186,13 +192,20 @@ class Dispatcher:
         variant = lane.variants[batch.variant]
         inputs = merge([request.payload.inputs for request in requests], lane.paddings)
         patience_s = max(request.deadline_s for request in requests) - started_s
+        merged_s = self._clock()
         try:
             async with asyncio.timeout(max(patience_s, batch.expected_s) + PATIENCE_S):
                 execution = await self._backend.run(lane.key, variant.name, inputs, patience_s)
         except TimeoutError as error:
             raise WorkerLost("no result long after every deadline") from error
-        lane.count_batch(batch.variant, total, execution, self._clock())
+        finally:
+            if self._tracer is not None:
+                times_s = started_s, merged_s, self._clock()
+                self._tracer.batch([request.payload for request in requests], lane.key, variant.name, total, times_s)
+        finished_s = self._clock()
+        lane.count_batch(batch.variant, total, execution, finished_s)
         parts = _split(lane, execution.outputs, rows)
+        lane.count_stages(total, merged_s - started_s, execution.compute_s, self._clock() - finished_s)
         for request, outputs in zip(requests, parts, strict=True):
             answer = Answer(
                 outputs=outputs,

@@ -8,6 +8,7 @@ from itertools import count
 from serving.codec.envelope import Parameter
 from serving.gateway import Gateway, Result
 from serving.lane import Lane
+from serving.observer import Observer
 from serving.ports import Clock
 from serving.turnstile import Turnstile
 
@@ -21,7 +22,9 @@ REQUESTS_A_TURN = 32
 class Door:
     """The way in. One for all protocols of a gateway: they share its event loop."""
 
-    def __init__(self, gateway: Gateway, clock: Clock) -> None:
+    def __init__(self, gateway: Gateway, clock: Clock, observer: Observer | None = None) -> None:
+        """`observer`: chooses the requests that are traced or logged; None when none are."""
+        self.observer = observer
         self._gateway = gateway
         self._clock = clock
         self._turnstile = Turnstile(REQUESTS_A_TURN, clock)

@@ -12,6 +12,7 @@ from serving.core.request import Reason, Request
 from serving.dispatcher import Answer, Dispatcher, Pending
 from serving.lane import Done, Lane
 from serving.ports import Clock, Tensors
+from serving.tracing import Trace
 
 TOO_MUCH_WORK = "too much work is queued to meet the latency budget: retry later, or allow more time"
 
@@ -31,6 +32,8 @@ class Call:
     size_bytes: int = 0
     group: Hashable = None
     """Requests of one model share a batch only when this is equal."""
+    trace: Trace | None = None
+    """Where its way is told, when it is traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class Gateway:
         except (Infeasible, UnknownModel):
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise
-        pending = Pending(call.inputs, asyncio.get_running_loop().create_future())
+        pending = Pending(call.inputs, asyncio.get_running_loop().create_future(), call.trace)
         request = Request(
             rows=call.rows,
             arrival_s=call.received_s,
@@ -148,6 +151,11 @@ class Gateway:
         lane.scheduler.observe_overhead(now_s - answer.started_s - answer.service_s)
         done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
         lane.count_answer(done, met=met)
+        trace: Trace | None = request.payload.trace
+        if trace is not None:
+            trace.stage("queue", request.arrival_s, answer.started_s)
+            trace.stage("batch", answer.started_s, now_s, {"gearshift.rows": answer.batch_rows}, trace.batch)
+            lane.exemplify(done, trace.trace_id, met=met)
         return Result(
             outputs=answer.outputs,
             variant=variant.name,

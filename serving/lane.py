@@ -1,5 +1,6 @@
 """One served model: its family, its scheduler, and its place in the metrics."""
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -76,6 +77,7 @@ class Lane:
         self._queue_s = self._histogram("gearshift_queue_duration_seconds")
         self._error_ratio = self._histogram("gearshift_prediction_error_ratio")
         self._accuracy = self._counter("gearshift_accuracy_total")
+        self._answered_at = self._counter("gearshift_last_inference_time_seconds")
         for variant in self.variants:
             self._counter("gearshift_variant_ready", variant.name).value = 1
 
@@ -84,9 +86,17 @@ class Lane:
         outcome = Outcome.MET if met else Outcome.LATE
         self._count(outcome, done.rows, done.variant.name, done.duration_s)
         self._queue_s.observe(done.queue_s)
+        self._answered_at.value = time.time()
         self._counter("gearshift_selection_total", done.variant.name, done.reason).value += 1
         if met and self.accuracy_known:
             self._accuracy.value += done.rows * done.variant.accuracy
+
+    def exemplify(self, done: Done, trace_id: str, *, met: bool) -> None:
+        """Let a traced request stand for others like it: its trace is shown beside the buckets it fell into."""
+        outcome = Outcome.MET if met else Outcome.LATE
+        durations = self._histogram("gearshift_request_duration_seconds", done.variant.name, outcome.value)
+        durations.exemplify(done.duration_s, trace_id)
+        self._queue_s.exemplify(done.queue_s, trace_id)
 
     def count_end(self, outcome: Outcome, rows: int, duration_s: float) -> None:
         """Account for a request that ended without an answer."""
@@ -103,6 +113,12 @@ class Lane:
             # The profile's price at batch 1 is power times time; the power holds for any batch.
             watts = profile.energy_mj_per_row / 1e3 / (profile.seconds[0] / profile.rows[0])
             self._counter("gearshift_energy_joules_total", profile.energy_source).value += watts * execution.service_s
+
+    def count_stages(self, rows: int, input_s: float, infer_s: float, output_s: float) -> None:
+        """Account for where the time of one batch went: merging requests, the model, splitting its answer."""
+        self._counter("gearshift_batches_total", str(rows)).value += 1
+        for stage, spent_s in (("input", input_s), ("infer", infer_s), ("output", output_s)):
+            self._counter("gearshift_batch_stage_seconds_total", str(rows), stage).value += spent_s
 
     def publish_state(self) -> None:
         """Set the gauges that describe the queue."""

@@ -9,8 +9,12 @@ from pathlib import Path
 import structlog
 
 from serving.config import LogSettings
+from serving.run_folder import LOG_LEVEL
 
 FILE_BYTES = 10_000_000
+LEVELS = ("debug", "info", "warning", "error")
+OWN_LOGGER = "gearshift"
+"""Parent of all our loggers; the level is set here, so libraries stay at warning."""
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -50,7 +54,55 @@ def configure_logs(settings: LogSettings, folder: Path | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("gearshift").setLevel(settings.level.upper())
+    logging.getLogger(OWN_LOGGER).setLevel(settings.level.upper())
+
+
+def current_level() -> str:
+    """Least severity this process writes."""
+    return logging.getLevelName(logging.getLogger(OWN_LOGGER).level).lower()
+
+
+def set_level(run_folder: Path, level: str) -> None:
+    """Change the least severity written by every process of this node, those started later too, until the next start.
+
+    This process follows at once, the others within about a second (`LevelWatch`). Raises `ValueError`, or `OSError`
+    when the folder cannot be written; then nothing changes.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"log level: expected one of {', '.join(LEVELS)}")
+    told = run_folder / LOG_LEVEL
+    fresh = told.with_name(f"{LOG_LEVEL}.{os.getpid()}")
+    fresh.write_text(level, encoding="ascii")
+    fresh.replace(told)
+    _apply(level)
+
+
+class LevelWatch:
+    """Follows the level of the node. One look is one system call."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._file = run_folder / LOG_LEVEL
+        self._seen: tuple[int, int] | None = None
+
+    def follow(self) -> None:
+        """Take over the level if it was changed since the last look."""
+        try:
+            found = self._file.stat()
+        except OSError:
+            return
+        if (found.st_mtime_ns, found.st_ino) != self._seen:
+            self._seen = found.st_mtime_ns, found.st_ino
+            level = self._file.read_text(encoding="ascii").strip()
+            if level in LEVELS:
+                _apply(level)
+
+
+def _apply(level: str) -> None:
+    if level != current_level():
+        logging.getLogger(OWN_LOGGER).setLevel(level.upper())
+        # Whoever lowers the level wants to see that it worked; whoever raises it, when the silence began.
+        severity = logging.ERROR if level == "error" else logging.WARNING
+        logging.getLogger("gearshift.logs").log(severity, "log level is now %s", level)
 
 
 def _extra_fields(

@@ -8,6 +8,7 @@ prometheus-client's own multiprocess histograms costs 4 microseconds each time; 
 
 import os
 import secrets
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from serving.exemplars import Exemplar, ExemplarFile, Key, attach, read_exemplars
 
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
@@ -39,7 +41,7 @@ class Spec:
     labels: tuple[str, ...]
     help: str
     buckets: tuple[float, ...] = ()
-    mode: Literal["livesum", "livemin"] = "livesum"
+    mode: Literal["livesum", "livemin", "livemax"] = "livesum"
     """How the gauges of several replicas become one."""
 
 
@@ -53,6 +55,11 @@ TABLE = (
     Spec("gearshift_compute_duration_seconds", "histogram", (*_MODEL, "variant"),
          "Time the model took for one batch.", SECONDS),
     Spec("gearshift_batch_rows", "histogram", (*_MODEL, "variant"), "Rows of one batch.", ROWS),
+    Spec("gearshift_batches_total", "counter", (*_MODEL, "rows"), "Batches that were run, by their exact rows."),
+    Spec("gearshift_batch_stage_seconds_total", "counter", (*_MODEL, "rows", "stage"),
+         "Time of these batches: merging the requests (input), the model (infer), splitting its answer (output)."),
+    Spec("gearshift_last_inference_time_seconds", "gauge", _MODEL,
+         "When the latest request was answered, seconds since 1970.", mode="livemax"),
     Spec("gearshift_prediction_error_ratio", "histogram", _MODEL,
          "Observed over predicted time of a batch.", RATIO),
     Spec("gearshift_selection_total", "counter", (*_MODEL, "variant", "reason"),
@@ -77,6 +84,18 @@ TABLE = (
          "How much slower batches are than when they were calibrated.", mode="livemin"),
     Spec("gearshift_variant_ready", "gauge", (*_MODEL, "variant"),
          "1 when every replica can serve the variant.", mode="livemin"),
+    Spec("gearshift_replicas", "gauge", (), "Gateway replicas that live."),
+    Spec("gearshift_replica_starts_total", "counter", (),
+         "Gateway replicas that were started: a server that does not change has one for each."),
+    Spec("gearshift_process_start_time_seconds", "gauge", (),
+         "When the youngest gateway replica was started, seconds since 1970.", mode="livemax"),
+    Spec("gearshift_process_resident_memory_bytes", "gauge", (),
+         "Memory of the gateway replicas, shared pages in each."),
+    Spec("gearshift_process_open_fds", "gauge", (), "Open files and sockets of the gateway replicas."),
+    Spec("gearshift_process_cpu_seconds_total", "counter", (), "Processor time of the gateway replicas."),
+    Spec("gearshift_spans_total", "counter", ("result",), "Spans of traces, by what came of sending them."),
+    Spec("gearshift_build_info", "gauge", ("build", "python", "onnxruntime"),
+         "1; the labels say what runs.", mode="livemax"),
 )  # fmt: skip
 
 DERIVED = (
@@ -102,18 +121,25 @@ class Counter:
 class Histogram:
     """Counts by bucket, and the sum."""
 
-    __slots__ = ("bounds", "counts", "total", "written")
+    __slots__ = ("bounds", "counts", "exemplars", "total", "written")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
         self.written = -1
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def exemplify(self, value: float, trace_id: str) -> None:
+        """Show this trace beside the bucket that `value` was counted in, instead of the one before."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, value)] = trace_id, value, round(time.time(), 3)
 
 
 class Metrics:
@@ -129,6 +155,7 @@ class Metrics:
         self._series: dict[tuple[str, tuple[str, ...]], Counter | Histogram] = {}
         self._identity = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._files: dict[str, MmapedDict] = {}
+        self._exemplars = ExemplarFile(folder, self._identity)
 
     def counter(self, name: str, *labels: str) -> Counter:
         """The counter or gauge of these label values, made at its first use. Keep it: this is a look-up."""
@@ -166,12 +193,26 @@ class Metrics:
             for bound, hits in zip((*series.bounds, float("inf")), series.counts, strict=True):
                 self._write(spec, f"{name}_bucket", (*spec.labels, "le"), (*labels, floatToGoString(bound)), hits)
             series.written = count
+        self._exemplars.write(self._told_exemplars())
 
-    def page(self) -> bytes:
-        """The node's Prometheus page: every replica, living or dead, added up. Takes milliseconds."""
+    def page(self, accept: str = "") -> tuple[bytes, str]:
+        """The node's page and its content type: every replica, living or dead, added up. Takes milliseconds.
+
+        `accept`: the scraper's header. One that asks for OpenMetrics gets exemplars too; all others the plain text.
+        """
+        try:
+            encode, kind = choose_encoder(accept)
+        except ValueError:  # a version that is no number
+            encode, kind = choose_encoder("")
+        families = self.collect()
+        if kind.startswith("application/openmetrics-text"):
+            exemplars = read_exemplars(self._folder)
+            for family in families:
+                if exemplars and family.type == "histogram":
+                    attach(family, _SPECS[family.name].labels, exemplars)
         registry = CollectorRegistry()
-        registry.register(_Fixed(self.collect()))
-        return bytes(generate_latest(registry))
+        registry.register(_Fixed(families))
+        return bytes(encode(registry)), kind
 
     def collect(self) -> list[Metric]:
         """The node's metrics as last written, with those derived from sums over all replicas.
@@ -191,6 +232,7 @@ class Metrics:
             if kind.startswith("gauge"):
                 (self._folder / f"{kind}_{self._identity}.db").unlink(missing_ok=True)
         self._files.clear()
+        self._exemplars.remove()
 
     def _expect(self, name: str, labels: tuple[str, ...], *, histogram: bool) -> None:
         spec = _SPECS.get(name)
@@ -204,6 +246,15 @@ class Metrics:
             file = self._files[kind] = MmapedDict(str(self._folder / f"{kind}_{self._identity}.db"))
         family = spec.name.removesuffix("_total")  # the reader puts the suffix of a counter back
         file.write_value(mmap_key(family, sample, names, values, spec.help), value, 0.0)
+
+    def _told_exemplars(self) -> dict[Key, Exemplar]:
+        """This process's, by the bucket they are shown beside."""
+        return {
+            (name, labels, floatToGoString((*series.bounds, float("inf"))[bucket])): exemplar
+            for (name, labels), series in self._series.items()
+            if isinstance(series, Histogram) and series.exemplars is not None
+            for bucket, exemplar in series.exemplars.items()
+        }
 
 
 class _Fixed:
@@ -245,8 +296,8 @@ def _derive(families: dict[str, Metric]) -> Iterator[Metric]:
 
 
 def _drop_dead_gauges(folder: Path) -> None:
-    """A gauge speaks of a living process; one that was killed cannot take its own back."""
-    for file in folder.glob("gauge_*.db"):
+    """A gauge speaks of a living process; one that was killed cannot take its own back. Nor its exemplars."""
+    for file in (*folder.glob("gauge_*.db"), *folder.glob("exemplars_*.json")):
         pid = file.stem.rpartition("_")[2].partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             file.unlink(missing_ok=True)

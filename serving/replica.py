@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from models.calibrate import Progress, profile_family, random_inputs
 from models.manifest import LatencyProfile
 from models.repository import Artifact
-from models.session import Session
+from models.runner import Runner, open_variants
 from serving.catalog import open_catalog
 from serving.codec.limits import CodecLimits
 from serving.config import LimitSettings, ServerSettings, Settings
@@ -26,12 +26,18 @@ from serving.http.pages import build_pages
 from serving.http.server import DrainSummary, HttpServer
 from serving.lane import Lane
 from serving.local_pool import LocalPool
+from serving.logs import LevelWatch
 from serving.metrics import Metrics
+from serving.observer import Observer
 from serving.ports import ModelFailed, VariantBackend
-from serving.run_folder import LISTEN, METRICS
+from serving.process_metrics import ProcessMetrics
+from serving.run_folder import LEAVING, LISTEN, METRICS
+from serving.tracing import Tracer
 
 FLUSH_INTERVAL_S = 0.2
 """How old this process's numbers may be on the metrics page of another replica."""
+LOOK_INTERVAL_S = 1.0
+"""How often the process looks at itself, and for a changed log level."""
 STUCK_AFTER_S = 60.0
 """A batch that runs this long has hung its worker: the replica calls itself unhealthy."""
 WARM_UP_RUNS = 3
@@ -69,20 +75,20 @@ def _local_engine(settings: Settings, artifacts: Sequence[Artifact], progress: P
     return Engine(LocalPool(sessions, settings.thread_workers()), profiles)
 
 
-def load_sessions(artifacts: Sequence[Artifact], progress: Progress) -> dict[tuple[str, str], Session]:
-    """A session for every variant, by (model key, variant name)."""
-    sessions = {}
+def load_sessions(artifacts: Sequence[Artifact], progress: Progress) -> dict[tuple[str, str], Runner]:
+    """A runner for every variant, by (model key, variant name)."""
+    runners = {}
     for artifact in artifacts:
-        for variant in artifact.family.variants:
-            progress(f"loading {artifact.family.name} {variant.name}")
-            sessions[artifact.key, variant.name] = artifact.load(variant)
-    return sessions
+        progress(f"loading {artifact.key}")
+        for name, runner in open_variants(artifact).items():
+            runners[artifact.key, name] = runner
+    return runners
 
 
 def calibrated(
     settings: Settings,
     artifacts: Sequence[Artifact],
-    sessions: Mapping[tuple[str, str], Session],
+    sessions: Mapping[tuple[str, str], Runner],
     progress: Progress,
     *,
     refresh: bool = False,
@@ -137,6 +143,7 @@ class Replica:
         self._metrics = metrics
         self._api, self._metrics_server = servers
         self._beat: asyncio.Task[None] | None = None
+        self._tracer: Tracer | None = None
 
     @classmethod
     async def start(
@@ -155,6 +162,9 @@ class Replica:
             undo.push_async_callback(engine.backend.close)
             metrics = Metrics(settings.run_folder / METRICS)
             undo.callback(metrics.close)
+            tracer = _tracer(settings, metrics)
+            if tracer is not None:
+                undo.callback(tracer.close)
             lanes = [
                 Lane(
                     artifact.family,
@@ -166,14 +176,15 @@ class Replica:
                 )
                 for artifact in artifacts
             ]
-            dispatcher = Dispatcher(engine.backend, lanes, time.monotonic)
+            dispatcher = Dispatcher(engine.backend, lanes, time.monotonic, tracer)
             undo.push_async_callback(dispatcher.close)
             gateway = Gateway(lanes, dispatcher, time.monotonic)
-            door = Door(gateway, time.monotonic)
+            door = Door(gateway, time.monotonic, _observer(settings, tracer))
             infer = InferRoute(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic)
             front = Front(infer, build_pages(gateway, infer, metrics))
             servers = await cls._listen(settings, front, metrics, undo)
             replica = cls(settings, gateway, dispatcher, engine, metrics, servers, front)
+            replica._tracer = tracer
             replica._beat = asyncio.create_task(replica._publish())
             await warm_up(gateway, engine.backend)
             gateway.ready = True
@@ -222,15 +233,23 @@ class Replica:
         if self._beat is None or self._beat.done():
             raise UnhealthyError("the replica has stopped")
 
+    def leave(self) -> None:
+        """Not ready from now on, so that load balancers look elsewhere. What comes all the same is served."""
+        self.gateway.ready = False
+        self._api.begin_leaving()
+
     async def stop(self) -> DrainSummary:
         """Drain: not ready any more, finish what was accepted, then let go of everything. Bounded in time."""
-        self.gateway.ready = False
+        self.leave()
+        await asyncio.sleep(self._settings.server.lame_duck_s)
         summary = await self._api.drain(self._settings.server.drain_s)
         await self._dispatcher.close()
         await self._engine.backend.close()
         if self._beat is not None:
             self._beat.cancel()
             await asyncio.gather(self._beat, return_exceptions=True)
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         self._metrics.close()
         await self._metrics_server.close()
         log.info("stopped", extra={"finished": summary.finished, "aborted": summary.aborted})
@@ -242,7 +261,14 @@ class Replica:
         workers = self._metrics.counter("gearshift_workers")
         busy = self._metrics.counter("gearshift_workers_busy")
         connections = self._metrics.counter("gearshift_connections")
+        process = ProcessMetrics(self._metrics)
+        level = LevelWatch(self._settings.run_folder)
+        due_s = 0.0
+        leaving = self._settings.run_folder / LEAVING
         while True:
+            if self.gateway.ready and leaving.exists():
+                log.info("the node is asked to leave", extra={"file": str(leaving)})
+                self.leave()
             for versions in self.gateway.lanes.values():
                 for lane in versions.values():
                     lane.publish_state()
@@ -250,11 +276,29 @@ class Replica:
             busy.value = self._dispatcher.workers.busy
             busy_seconds.value = self._dispatcher.busy_s
             connections.value = len(self._api.connections)
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + LOOK_INTERVAL_S
+                process.update()
+                level.follow()
             try:
                 self._metrics.flush()
             except OSError as error:  # a full disk must not end serving; the numbers stay in memory
                 log.warning("metrics cannot be written: %s", error.strerror)
             await asyncio.sleep(FLUSH_INTERVAL_S)
+
+
+def _tracer(settings: Settings, metrics: Metrics) -> Tracer | None:
+    if settings.tracing.endpoint is None:
+        return None
+    from serving.otlp import open_tracer  # the exporter costs memory and a fifth of a second: only those who trace pay
+
+    return open_tracer(settings.tracing, metrics, time.monotonic)
+
+
+def _observer(settings: Settings, tracer: Tracer | None) -> Observer | None:
+    if tracer is None and not settings.log.request_share:
+        return None
+    return Observer(time.monotonic, tracer, settings.log.request_share)
 
 
 def _codec_limits(limits: LimitSettings) -> CodecLimits:

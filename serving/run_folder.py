@@ -10,6 +10,10 @@ from filelock import FileLock, Timeout
 METRICS = "metrics"
 LISTEN = "listen"
 LOGS = "logs"
+LEAVING = "leaving"
+"""A file whose presence asks every gateway of the node to leave: unready, still serving."""
+LOG_LEVEL = "log-level"
+"""A file with the log level of every process of the node, from when it was changed at run time."""
 
 
 class RunFolderError(RuntimeError):
@@ -33,6 +37,7 @@ def claimed(folder: Path) -> Iterator[Path]:
         raise RunFolderError(f"{folder} cannot be used: {error.strerror}; set engine.runtime_dir") from error
     try:
         shutil.rmtree(folder / METRICS, ignore_errors=True)
+        (folder / LOG_LEVEL).unlink(missing_ok=True)
         _keep_previous(folder / LOGS)
         yield folder
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from serving.http.errors import error_body
 from serving.http.infer import InferRoute, is_inference
-from serving.metrics import CONTENT_TYPE, Metrics
+from serving.metrics import Metrics
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -36,14 +36,15 @@ class MetricsPage:
         """Answer with the node's page."""
         if scope["type"] != "http":
             return
-        status, kind = 200, CONTENT_TYPE
+        status = 200
         if scope["path"] != "/metrics":
             status, kind, body = 404, "application/json", error_body("the only path here is /metrics")
         elif scope["method"] not in ("GET", "HEAD"):
             status, kind, body = 405, "application/json", error_body("method not allowed on this path")
         else:
             self._metrics.flush()
-            body = await asyncio.to_thread(self._metrics.page)
+            accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+            body, kind = await asyncio.to_thread(self._metrics.page, accept)
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

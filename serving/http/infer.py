@@ -21,6 +21,7 @@ from serving.http.errors import error_body, error_headers, status_of
 from serving.http.protocol import RECEIVED_KEY
 from serving.lane import Lane
 from serving.metrics import Metrics
+from serving.observer import Watched
 from serving.ports import Clock
 
 Scope = dict[str, Any]
@@ -42,6 +43,8 @@ class _Head:
     content_encoding: str | None = None
     accept_encoding: str | None = None
     budget: dict[str, str] | None = None
+    traceparent: str | None = None
+    watched: Watched | None = None
 
 
 class InferRoute:
@@ -54,6 +57,7 @@ class InferRoute:
         self._max_body = max(limits.max_json_bytes, limits.max_binary_bytes)
         self._metrics = metrics
         self._clock = clock
+        self._observer = door.observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, exactly one response is sent."""
@@ -65,6 +69,8 @@ class InferRoute:
             if body is None:
                 return  # the caller left before it had sent everything
             received_s = scope.get(RECEIVED_KEY) or self._clock()
+            if self._observer is not None:
+                head.watched = self._observer.begin(lane, received_s, head.traceparent)
             await self._door.enter(lane, _peek(lane, body, head), received_s)
             request = await self._decode(lane, body, head)
             result = await self._gateway.infer(
@@ -76,11 +82,13 @@ class InferRoute:
             return
         except Exception:
             request_id = self._request_id(head).decode("latin-1")
-            log.exception("inference failed", extra={"request_id": request_id})
+            log.exception("inference failed", extra=_named(request_id, head))
             await self._refuse(InternalError(f"internal error (request {request_id})"), head, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
+        if head.watched is not None:
+            head.watched.end(self._request_id(head).decode("latin-1"), 200, result)
 
     async def _body(self, receive: Receive, head: _Head) -> bytes | None:
         """The whole body, bounded; None when the caller went away while sending."""
@@ -109,6 +117,8 @@ class InferRoute:
         else:
             request = self._decode_now(lane, body, head)
         lane.decode_s.value += self._clock() - started_s
+        if head.watched is not None:
+            head.watched.stage("decode", started_s)
         return request
 
     def _decode_now(self, lane: Lane, body: bytes, head: _Head) -> InferRequest:
@@ -124,6 +134,7 @@ class InferRoute:
             received_s=received_s,
             size_bytes=size,
             group=batch_key(request.inputs, lane.paddings) if lane.free_axes else None,
+            trace=None if head.watched is None else head.watched.trace,
         )
 
     async def _encode(
@@ -151,6 +162,9 @@ class InferRoute:
                 headers.append((b"content-encoding", coding.encode()))
         headers.append((b"content-length", str(len(body)).encode()))
         lane.encode_s.value += self._clock() - started_s
+        if head.watched is not None:
+            head.watched.stage("encode", started_s)
+            headers += _trace_headers(head.watched)
         return body, headers
 
     async def _refuse(self, error: GearshiftError, head: _Head, send: Send) -> None:
@@ -160,7 +174,7 @@ class InferRoute:
         level = logging.WARNING if status in (500, 503) else logging.DEBUG
         if log.isEnabledFor(level):
             request_id = self._request_id(head).decode("latin-1")
-            log.log(level, "refused: %s", error, extra={"request_id": request_id, "status": status})
+            log.log(level, "refused: %s", error, extra=_named(request_id, head) | {"status": status})
         body = error_body(str(error))
         headers = [
             (b"content-type", b"application/json"),
@@ -168,8 +182,12 @@ class InferRoute:
             (b"x-request-id", self._request_id(head)),
             *error_headers(error),
         ]
+        if head.watched is not None:
+            headers += _trace_headers(head.watched)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        if head.watched is not None:
+            head.watched.end(self._request_id(head).decode("latin-1"), status, error=str(error))
 
     def _request_id(self, head: _Head) -> bytes:
         if not head.request_id:
@@ -226,10 +244,24 @@ def _read_head(headers: list[tuple[bytes, bytes]], head: _Head) -> None:
         elif name == b"x-request-id":
             if is_request_id(value):
                 head.request_id = value
+        elif name == b"traceparent":
+            head.traceparent = value.decode("latin-1")
         elif name in BUDGET_HEADERS:
             if head.budget is None:
                 head.budget = {}
             head.budget[BUDGET_HEADERS[name]] = value.decode("latin-1")
+
+
+def _trace_headers(watched: Watched) -> list[tuple[bytes, bytes]]:
+    """What tells the caller of a traced request where its trace is."""
+    return [] if watched.trace is None else [(b"traceresponse", watched.trace.traceparent.encode())]
+
+
+def _named(request_id: str, head: _Head) -> dict[str, object]:
+    """What a line of the log needs to be found by."""
+    if head.watched is None or head.watched.trace is None:
+        return {"request_id": request_id}
+    return {"request_id": request_id, "trace_id": head.watched.trace_id}
 
 
 def _length(name: bytes, value: bytes) -> int:

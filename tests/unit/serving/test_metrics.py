@@ -88,7 +88,7 @@ def test_the_page_is_what_prometheus_reads(make: Callable[[], Metrics]) -> None:
         else:
             metrics.counter(spec.name, *labels).value = 2
     metrics.flush()
-    families = {family.name: family for family in text_string_to_metric_families(metrics.page().decode())}
+    families = {family.name: family for family in text_string_to_metric_families(metrics.page()[0].decode())}
     assert set(families) == {spec.name.removesuffix("_total") for spec in (*TABLE, *DERIVED)}
     for spec in (*TABLE, *DERIVED):
         family = families[spec.name.removesuffix("_total")]
@@ -103,7 +103,7 @@ def test_buckets_hold_what_was_observed(make: Callable[[], Metrics]) -> None:
     for rows in (1, 2, 2, 3, 256, 1000):
         histogram.observe(rows)
     metrics.flush()
-    text = metrics.page().decode()
+    text = metrics.page()[0].decode()
     (family,) = [f for f in text_string_to_metric_families(text) if f.name == "gearshift_batch_rows"]
     found = {labels["le"]: value for labels, value in samples([family], "gearshift_batch_rows_bucket")}
     assert found["1.0"] == 1
@@ -144,7 +144,7 @@ def test_derived_gauges(make: Callable[[], Metrics]) -> None:
 
 
 def test_a_fresh_node_has_a_page(make: Callable[[], Metrics]) -> None:
-    assert list(text_string_to_metric_families(make().page().decode())) == []
+    assert list(text_string_to_metric_families(make().page()[0].decode())) == []
 
 
 def test_what_changed_is_written_and_what_did_not_stays(make: Callable[[], Metrics]) -> None:

@@ -1,0 +1,84 @@
+"""Requests that are watched one by one: traced, or told in a line of the log, or both. Most are neither."""
+
+import logging
+import random
+from collections.abc import Callable
+
+from serving.gateway import Result
+from serving.lane import Lane
+from serving.ports import Clock
+from serving.tracing import Trace, Tracer
+
+log = logging.getLogger("gearshift.request")
+
+
+class Watched:
+    """One inference request, from the receipt of its last byte to its answer."""
+
+    __slots__ = ("_clock", "_lane", "_logged", "_received_s", "trace")
+
+    def __init__(self, lane: Lane, received_s: float, trace: Trace | None, clock: Clock, *, logged: bool) -> None:
+        self.trace = trace
+        self._lane = lane
+        self._received_s = received_s
+        self._clock = clock
+        self._logged = logged
+
+    @property
+    def trace_id(self) -> str:
+        """Of its trace; empty when it has none."""
+        return "" if self.trace is None else self.trace.trace_id
+
+    def stage(self, name: str, started_s: float) -> None:
+        """What it was busy with until now."""
+        if self.trace is not None:
+            self.trace.stage(name, started_s, self._clock())
+
+    def end(self, request_id: str, status: int | str, result: Result | None = None, error: str = "") -> None:
+        """It was answered with `result`, or refused with `error`; `status` in the words of its protocol."""
+        ended_s = self._clock()
+        told: dict[str, str | bool | int | float] = {"request_id": request_id, "status": status}
+        if result is not None:
+            told |= {
+                "variant": result.variant,
+                "reason": result.reason,
+                "batch_rows": result.batch_rows,
+                "predicted_ms": round(result.predicted_s * 1e3, 3),
+                "deadline_met": result.deadline_met,
+            }
+        if self.trace is not None:
+            self.trace.note({f"gearshift.{name}": value for name, value in told.items()})
+            self.trace.finish(ended_s, error)
+        if self._logged:
+            told |= {"model": self._lane.key, "duration_ms": round((ended_s - self._received_s) * 1e3, 3)}
+            if result is not None:
+                told |= {"queue_ms": round(result.queue_s * 1e3, 3), "compute_ms": round(result.compute_s * 1e3, 3)}
+            if self.trace is not None:
+                told["trace_id"] = self.trace.trace_id
+            log.info(error or "answered", extra=told)
+
+
+class Observer:
+    """Chooses the requests that are watched, before anything is spent on watching."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        tracer: Tracer | None = None,
+        request_share: float = 0.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`request_share` of the requests are logged; `chance` draws from [0, 1)."""
+        self.tracer = tracer
+        self._clock = clock
+        self._share = request_share
+        self._chance = chance
+
+    def begin(self, lane: Lane, received_s: float, traceparent: str | None = None) -> Watched | None:
+        """A request whose last byte came at `received_s`; None when it is not one of those watched.
+
+        `traceparent`: the caller's header or metadata of that name (W3C Trace Context).
+        """
+        trace = None if self.tracer is None else self.tracer.begin(lane.key, received_s, traceparent)
+        logged = self._share > 0.0 and self._chance() < self._share
+        return Watched(lane, received_s, trace, self._clock, logged=logged) if logged or trace is not None else None
