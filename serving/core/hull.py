@@ -40,6 +40,17 @@ class CapacityValue:
         share = (per_row_s - self._prices[left]) / span_s
         return rows * (self._accuracies[left] + share * (self._accuracies[right] - self._accuracies[left]))
 
+    def price_of(self, accuracy: float) -> float:
+        """Least worker-seconds a row for which a mix has this mean accuracy; of the best where none has it."""
+        if accuracy >= self._accuracies[-1]:
+            return self._prices[-1]
+        if accuracy <= 0:
+            return 0.0
+        right = bisect_right(self._accuracies, accuracy)
+        left = right - 1
+        share = (accuracy - self._accuracies[left]) / (self._accuracies[right] - self._accuracies[left])
+        return self._prices[left] + share * (self._prices[right] - self._prices[left])
+
 
 def _above(prices: list[float], accuracies: list[float], price: float, accuracy: float) -> bool:
     """Whether the line from the point before last to the new one passes over the last."""

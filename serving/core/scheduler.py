@@ -1,11 +1,12 @@
 """Decisions, the policy that makes them, and the scheduler that a dispatcher or a simulator drives."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf
 from typing import Protocol, runtime_checkable
 
 from serving.core.admission import Admitted, Rejected, admit
+from serving.core.demand import Demand, DemandOptions, ModelSignals, Surroundings
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView, latency_model
 from serving.core.latency import LatencyModel
@@ -92,6 +93,7 @@ class SchedulerOptions:
     """Processor time a batch costs besides the model."""
     admission: bool = True
     """Whether the door judges by work ahead. Without it only `max_bytes` bounds the queue, as in published systems."""
+    demand: DemandOptions = field(default_factory=DemandOptions)
 
 
 class Scheduler:
@@ -107,6 +109,7 @@ class Scheduler:
         self.latency = latency_model(variants)
         self.queue = EdfQueue()
         self.options = options or SchedulerOptions()
+        self.demand = Demand(variants, self.options.demand)
         self._policy = policy(variants, self.latency)
         self._learner = self._policy if isinstance(self._policy, Learner) else None
         self._plan = FallbackPlan(self.latency, [v.knee_rows for v in variants])
@@ -132,8 +135,11 @@ class Scheduler:
         verdict = self._judge(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
             self.queue.push(request, self._plan.work_s(request))
+            self.demand.arrived(request.eligibility, request.rows)
         else:
             self._refuse(verdict, now_s)
+            if verdict.cause != "budget":  # what can never be met is no work for more workers either
+                self.demand.refused(request.eligibility, request.rows)
         return verdict
 
     def refusing(self, now_s: float) -> bool:
@@ -151,6 +157,7 @@ class Scheduler:
         if self._closed is not None and deadline_s <= self._closed[0]:
             verdict = self._closed[1]
             self._refuse(verdict, now_s)
+            self.demand.refused(self._anyone, 1)
             return verdict
         request = Request(rows=1, arrival_s=arrival_s, deadline_s=deadline_s, eligibility=self._anyone)
         judged = self._judge(request, now_s, free_at_s)
@@ -161,6 +168,7 @@ class Scheduler:
         self._closed = (deadline_s, judged)
         self._count_arrival(request, now_s)
         self._refuse(judged, now_s)
+        self.demand.refused(self._anyone, 1)
         return judged
 
     def decide(self, now_s: float, idle: int, free_at_s: Sequence[float]) -> Decision:
@@ -181,6 +189,23 @@ class Scheduler:
             self._closed = None
             self.queue.take(decision.requests)
         return decision
+
+    def ended(self, request: Request, variant: int | None) -> None:
+        """An admitted request was answered in time by `variant`, or load left it without such an answer (None).
+
+        Those that ended otherwise (the caller went away, something broke) are not told.
+        """
+        self.demand.ended(request.eligibility, request.rows, variant)
+
+    def signals(self, now_s: float, workers: int) -> ModelSignals:
+        """What an autoscaler goes by, with `workers` to run the model on. To be read about once a second."""
+        around = Surroundings(
+            workers=workers,
+            horizon_s=max(self._horizon_s, MIN_HORIZON_S),
+            slowdown=self.latency.slowdown,
+            batch_overhead_s=self.options.batch_overhead_s,
+        )
+        return self.demand.read(now_s, around, self.queue.rows)
 
     def cancel(self, request: Request) -> bool:
         """The caller went away: leave the queue. False when the request has left it already."""

@@ -67,3 +67,13 @@ def test_a_known_hull() -> None:
     assert value.of(1, 2.0) == pytest.approx(0.75)
     assert value.of(2, 6.0) == value.of(2, 100.0) == pytest.approx(1.8)
     assert value.of(4, 2.0) == pytest.approx(1.2)
+
+
+@given(points, st.floats(0.001, 1.0))
+def test_the_price_of_an_accuracy_is_where_capacity_buys_it(points: list[tuple[float, float]], wanted: float) -> None:
+    value = CapacityValue(points)
+    best = max(accuracy for _, accuracy in points)
+    price_s = value.price_of(wanted)
+    assert value.of(1, price_s) == pytest.approx(min(wanted, best))
+    if price_s > 1e-6:
+        assert value.of(1, price_s * 0.99) < min(wanted, best)

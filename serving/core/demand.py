@@ -1,0 +1,220 @@
+"""What one model is asked for, and what load makes it give up: the signals an autoscaler goes by.
+
+Demand is worker time a second: how many workers the rows that arrive would keep busy if every one of them got the
+accuracy it may have. It is known from arrivals and prices alone, so it is right in the middle of an overload too, where
+the workers are all busy whatever there is to do, and a queue cut by admission says little.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import exp
+
+from serving.core.fleet import VariantView
+from serving.core.hull import CapacityValue
+from serving.core.request import Eligibility
+
+FAST = 4.0
+"""The fast window is this much shorter than the slow one."""
+FILLING = 0.125
+"""Share of a budget that a batch may take to fill, as the look-ahead policy has it: it sets what a row costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemandOptions:
+    """How demand is looked at."""
+
+    window_s: float = 10.0
+    """Time constant of the slow window."""
+    tolerance: float = 0.005
+    """Accuracy, on average over rows, that may be given up to load before more workers are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSignals:
+    """One model over the last moments."""
+
+    rows_per_s: float = 0.0
+    """Rows that arrived, refused ones too."""
+    demand: float = 0.0
+    """Workers that the rows of the slow window would keep busy at the accuracy wanted."""
+    demand_now: float = 0.0
+    """The same over the fast window."""
+    queued_s: float = 0.0
+    """Worker time that the rows waiting would take at the accuracy wanted."""
+    attainment: float = 1.0
+    """Share of rows answered in time, of those that ended in the fast window; failures of other kinds left out."""
+    accuracy_forgone: float = 0.0
+    """Accuracy given up because of load: best eligible less delivered, mean over the rows that ended in the fast
+    window; a row that load left without an answer in time gives up all of its best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a price depends on besides the variant."""
+
+    workers: int
+    horizon_s: float
+    """About one latency budget: a batch has to fit into it."""
+    slowdown: float = 1.0
+    batch_overhead_s: float = 0.0
+
+
+class Demand:
+    """The meter of one model. Counting costs an addition; windows and prices are worked out when it is read."""
+
+    def __init__(self, variants: tuple[VariantView, ...], options: DemandOptions | None = None) -> None:
+        options = options or DemandOptions()
+        self._variants = variants
+        self._tolerance = options.tolerance
+        self._slow = _Window(options.window_s)
+        self._fast = _Window(options.window_s / FAST)
+        self._arrived: dict[Eligibility, int] = {}
+        self._ended = self._met = 0
+        self._forgone = 0.0
+        self._read_at_s: float | None = None
+        self.forgone_total = 0.0
+        """Accuracy given up since the start, summed over rows."""
+
+    def arrived(self, eligibility: Eligibility, rows: int) -> None:
+        """Rows that want an answer, whether or not the door lets them in."""
+        self._arrived[eligibility] = self._arrived.get(eligibility, 0) + rows
+
+    def refused(self, eligibility: Eligibility, rows: int) -> None:
+        """Rows that arrived, and that load left at the door."""
+        self.arrived(eligibility, rows)
+        self.ended(eligibility, rows, None)
+
+    def ended(self, eligibility: Eligibility, rows: int, variant: int | None) -> None:
+        """Rows that `variant` answered in time, or that load left without such an answer (None)."""
+        forgone = self._variants[eligibility.best].accuracy
+        if variant is not None:
+            self._met += rows
+            forgone = max(0.0, forgone - self._variants[variant].accuracy)
+        self._ended += rows
+        self._forgone += rows * forgone
+        self.forgone_total += rows * forgone
+
+    def read(self, now_s: float, around: Surroundings, queue_rows: int = 0) -> ModelSignals:
+        """The signals now; what was counted since the last reading enters the windows. Read about once a second."""
+        rows = sum(self._arrived.values())
+        if self._read_at_s is not None:
+            elapsed_s = now_s - self._read_at_s
+            prices = self._prices(around, rows / elapsed_s if elapsed_s > 0 else 0.0)
+            work_s = sum(count * self._wanted_price(kind, prices) for kind, count in self._arrived.items())
+            for window in (self._slow, self._fast):
+                window.add(elapsed_s, rows, work_s, self._ended, self._met, self._forgone)
+        # What came before the first reading has no time it belongs to.
+        self._read_at_s = now_s
+        self._arrived.clear()
+        self._ended = self._met = 0
+        self._forgone = 0.0
+        slow, fast = self._slow, self._fast
+        return ModelSignals(
+            rows_per_s=slow.rate(slow.rows),
+            demand=slow.rate(slow.work_s),
+            demand_now=fast.rate(fast.work_s),
+            queued_s=queue_rows * slow.work_s / slow.rows if slow.rows else 0.0,
+            attainment=fast.met / fast.ended if fast.ended >= 1 else 1.0,
+            accuracy_forgone=fast.forgone / fast.ended if fast.ended >= 1 else 0.0,
+        )
+
+    def _prices(self, around: Surroundings, rows_per_s: float) -> list[float]:
+        """Worker-seconds a row of each variant, in batches as there are rows to fill them with."""
+        filled = max(1, int(rows_per_s * around.horizon_s * FILLING / max(1, around.workers)))
+        within_s = around.horizon_s / around.slowdown
+        prices = []
+        for variant in self._variants:
+            most = min(filled, variant.knee_rows)
+            price_s = variant.table.least_seconds_per_row(within_s, most) * around.slowdown
+            prices.append(price_s + around.batch_overhead_s / most)
+        return prices
+
+    def _wanted_price(self, eligibility: Eligibility, prices: list[float]) -> float:
+        """Least price a row of any mix of the eligible variants that gives up no more than is tolerated."""
+        allowed = eligibility.variants
+        cheapest = min(prices[v] for v in allowed)
+        hull = CapacityValue((prices[v], self._variants[v].accuracy) for v in allowed)
+        wanted = self._variants[eligibility.best].accuracy - self._tolerance
+        return max(cheapest, hull.price_of(wanted))  # no mix may count on rows that nobody answers
+
+
+class _Window:
+    """Sums over about the last `constant_s`, fading exponentially."""
+
+    __slots__ = ("_constant_s", "_watched_s", "ended", "forgone", "met", "rows", "work_s")
+
+    def __init__(self, constant_s: float) -> None:
+        self._constant_s = constant_s
+        self._watched_s = 0.0
+        self.rows = self.work_s = self.ended = self.met = self.forgone = 0.0
+
+    def add(self, elapsed_s: float, rows: int, work_s: float, ended: int, met: int, forgone: float) -> None:
+        """What was counted during the last `elapsed_s`."""
+        kept = exp(-elapsed_s / self._constant_s)
+        self._watched_s = self._watched_s * kept + elapsed_s
+        self.rows = self.rows * kept + rows
+        self.work_s = self.work_s * kept + work_s
+        self.ended = self.ended * kept + ended
+        self.met = self.met * kept + met
+        self.forgone = self.forgone * kept + forgone
+
+    def rate(self, total: float) -> float:
+        """One of the sums a second; over what was watched where that is less than the window."""
+        return total / self._watched_s if self._watched_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSignals:
+    """What one replica, or several together, say of their load."""
+
+    workers: float
+    busy: float
+    """Workers that ran a batch, mean over about the last window."""
+    models: Mapping[str, ModelSignals]
+    """By model name; versions of one model count together."""
+
+    def flat(self) -> dict[str, float]:
+        """As numbers by name, which is what travels."""
+        numbers = {"workers": self.workers, "busy": self.busy}
+        for name, model in self.models.items():
+            numbers |= {f"{name}|{field}": getattr(model, field) for field in ModelSignals.__slots__}
+        return numbers
+
+    @classmethod
+    def read(cls, numbers: Mapping[str, float]) -> "ReplicaSignals":
+        """What `flat` wrote; of a model whatever is there."""
+        fields: dict[str, dict[str, float]] = {}
+        for name, value in numbers.items():
+            model, _, field = name.rpartition("|")
+            if model and field in ModelSignals.__slots__:
+                fields.setdefault(model, {})[field] = value
+        models = {model: ModelSignals(**values) for model, values in fields.items()}
+        return cls(numbers.get("workers", 0.0), numbers.get("busy", 0.0), models)
+
+
+def together(signals: "list[ReplicaSignals]") -> ReplicaSignals:
+    """Several replicas as one: work adds up, shares are means over rows."""
+    by_model: dict[str, list[ModelSignals]] = {}
+    for replica in signals:
+        for name, model in replica.models.items():
+            by_model.setdefault(name, []).append(model)
+    return ReplicaSignals(
+        workers=sum(replica.workers for replica in signals),
+        busy=sum(replica.busy for replica in signals),
+        models={name: sum_of(models) for name, models in by_model.items()},
+    )
+
+
+def sum_of(models: "list[ModelSignals]") -> ModelSignals:
+    """One model on several replicas, or several versions of it."""
+    rows = sum(model.rows_per_s for model in models)
+    shares = [model.rows_per_s / rows if rows else 1 / len(models) for model in models]
+    weighed = list(zip(shares, models, strict=True))
+    return ModelSignals(
+        rows_per_s=rows,
+        demand=sum(model.demand for model in models),
+        demand_now=sum(model.demand_now for model in models),
+        queued_s=sum(model.queued_s for model in models),
+        attainment=sum(share * model.attainment for share, model in weighed),
+        accuracy_forgone=sum(share * model.accuracy_forgone for share, model in weighed),
+    )
