@@ -17,8 +17,11 @@ import numpy as np
 from filelock import FileLock
 from pydantic import ValidationError
 
+from models.cascade import composed
 from models.manifest import Family, LatencyProfile, TensorSpec, Variant
-from models.session import ModelRunError, Session, Tensor, onnxruntime
+from models.remote import RemoteModel
+from models.runner import Runner
+from models.session import ModelRunError, Tensor, VariantLost, onnxruntime
 
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TURNS = 5
@@ -31,44 +34,72 @@ for it. Measuring them was most of a first start."""
 BATCH_OVERHEAD_S = 0.001
 """Assumed cost of a batch besides the model when deciding whether larger batches are worth measuring."""
 MEASURING_TIMEOUT_S = 120.0
+QUIET_DUTY = 0.2
+"""Share of its thread's time that measuring beside live traffic takes: five times as long, a fifth of a core."""
 FREE_AXIS = 16
 """What a free axis other than the batch is measured at: profiles of such models are rough. One that is filled up to
 buckets is measured at the largest, so that what is predicted, and promised, is the most it may take; by how much
 less shorter requests take, the slowdown learns while serving."""
 FORMAT = 3
+REMOTE_AGE_S = 86_400.0
+"""How long the profile of a remote variant is believed: what is behind an endpoint may change without a word."""
+ASSUMED_REMOTE = LatencyProfile(rows=(1, 16), seconds=(0.01, 0.02))
+"""Of an endpoint that did not answer at the start. The first answers correct it; see `serving.core.latency`."""
 
 Progress = Callable[[str], None]
 
 
 def profile_family(
     family: Family,
-    session_of: Callable[[Variant], Session],
+    runner_of: Callable[[Variant], Runner],
     *,
     cache_dir: Path,
     watts_per_core: float,
     refresh: bool = False,
+    duty: float = 1.0,
     progress: Progress = lambda _: None,
 ) -> dict[str, LatencyProfile]:
     """The profile of every variant, by name: from the cache where it is known, else measured and stored.
 
-    `session_of` is called only for what must be measured. `watts_per_core` turns processor time into the
-    energy estimate. A cache that cannot be written costs a new measurement at the next start, nothing else.
+    `runner_of` is called only for what must be measured. `watts_per_core` turns processor time into the
+    energy estimate; a remote variant is counted as if a core here was busy for as long. `duty`: share of its time to
+    spend on measuring, less than 1 where others need the host. The profile of a cascade is composed of those of its
+    two variants. A cache that cannot be written costs a new measurement at the next start, nothing else.
+
+    Raises `ManifestError` for a remote variant that is not what the manifest says; one that cannot be reached gets
+    `ASSUMED_REMOTE`.
     """
     known = None if refresh else known_profiles(family, cache_dir=cache_dir, watts_per_core=watts_per_core)
     if known is not None:
         return known
     profiles = {}
     with _alone(cache_dir):
-        for variant in family.variants:
+        for variant in (v for v in family.variants if v.cascade is None):
             place = cache_dir / f"{fingerprint(variant, family.inputs)}.json"
-            profile = None if refresh else _read(place)
+            profile = None if refresh else _remembered(place, variant)
             if profile is None:
                 progress(f"measuring {family.name} {variant.name}")
-                usual_s = family.default_budget.latency_ms / 1e3
-                profile = measure(session_of(variant), family, within_s=usual_s * LONGEST_SHARE)
-                _store(place, profile)
+                try:
+                    profile = _measure_now(runner_of(variant), family, duty)
+                    _store(place, profile)
+                except VariantLost as error:
+                    progress(f"{family.name} {variant.name} does not answer: {error}")
+                    profile = ASSUMED_REMOTE
             profiles[variant.name] = _with_energy(profile, watts_per_core)
-    return profiles
+    return _with_cascades(family, profiles)
+
+
+def _measure_now(runner: Runner, family: Family, duty: float) -> LatencyProfile:
+    if isinstance(runner, RemoteModel):
+        runner.check()
+    return measure(runner, family, within_s=family.default_budget.latency_ms / 1e3 * LONGEST_SHARE, duty=duty)
+
+
+def _with_cascades(family: Family, profiles: dict[str, LatencyProfile]) -> dict[str, LatencyProfile]:
+    """The profiles of all variants in the order of the manifest, out of those that were measured."""
+    cascades = {variant.name: variant.cascade for variant in family.variants if variant.cascade is not None}
+    made = {name: composed(profiles[c.first], profiles[c.then], c.escalation) for name, c in cascades.items()}
+    return {variant.name: (made | profiles)[variant.name] for variant in family.variants}
 
 
 @contextlib.contextmanager
@@ -90,15 +121,15 @@ def _alone(cache_dir: Path) -> Iterator[None]:
 def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) -> dict[str, LatencyProfile] | None:
     """The profiles this host remembers; None unless it knows every variant."""
     profiles = {}
-    for variant in family.variants:
-        known = _read(cache_dir / f"{fingerprint(variant, family.inputs)}.json")
+    for variant in (v for v in family.variants if v.cascade is None):
+        known = _remembered(cache_dir / f"{fingerprint(variant, family.inputs)}.json", variant)
         if known is None:
             return None
         profiles[variant.name] = _with_energy(known, watts_per_core)
-    return profiles
+    return _with_cascades(family, profiles)
 
 
-def measure(session: Session, family: Family, *, within_s: float) -> LatencyProfile:
+def measure(runner: Runner, family: Family, *, within_s: float, duty: float = 1.0) -> LatencyProfile:
     """Service time by batch size with one batch at a time.
 
     Sizes double until a batch takes longer than `within_s` (larger ones could not meet the usual budget) or
@@ -110,26 +141,31 @@ def measure(session: Session, family: Family, *, within_s: float) -> LatencyProf
     first: list[float] = []
     for rows in (size for size in BATCH_ROWS if size <= limit):
         sizes.append(rows)
-        first.append(least_seconds(session, random_inputs(family.inputs, rows)))
+        first.append(least_seconds(runner, random_inputs(family.inputs, rows), duty))
         if first[-1] > within_s or _past_the_knee(sizes, first):
             break
     turns = [
         first,
-        *([least_seconds(session, random_inputs(family.inputs, rows)) for rows in sizes] for _ in range(TURNS - 1)),
+        *(
+            [least_seconds(runner, random_inputs(family.inputs, rows), duty) for rows in sizes]
+            for _ in range(TURNS - 1)
+        ),
     ]
     medians = tuple(statistics.median(turn[at] for turn in turns) for at in range(len(sizes)))
     return LatencyProfile(rows=tuple(sizes), seconds=medians)
 
 
-def least_seconds(session: Session, inputs: dict[str, Tensor]) -> float:
+def least_seconds(runner: Runner, inputs: dict[str, Tensor], duty: float = 1.0) -> float:
     """Least time of a few runs after a warm-up, seconds.
 
     An input the model cannot process (random text, an index out of range) still tells the time it took.
     """
-    _timed(session, inputs)
-    least_s = spent_s = _timed(session, inputs)
+    _rest(_timed(runner, inputs), duty)
+    least_s = spent_s = _timed(runner, inputs)
+    _rest(spent_s, duty)
     for _ in range(RUNS_A_TURN):
-        took_s = _timed(session, inputs)
+        took_s = _timed(runner, inputs)
+        _rest(took_s, duty)
         least_s = min(least_s, took_s)
         spent_s += took_s
         if spent_s > TIME_PER_TURN_S:
@@ -145,9 +181,12 @@ def random_inputs(specs: Sequence[TensorSpec], rows: int, *, seed: int = 0) -> d
 
 def fingerprint(variant: Variant, inputs: Sequence[TensorSpec] = ()) -> str:
     """Names what a profile depends on: processor, cores we may use, ONNX Runtime, artifact, method, and the lengths
-    to which `inputs` are filled up.
+    to which `inputs` are filled up. Of a remote variant only what is asked of whom is known.
     """
     facts: list[object] = [FORMAT, processor(), len(os.sched_getaffinity(0)), onnxruntime().__version__, variant.sha256]
+    if variant.remote is not None:
+        remote = variant.remote
+        facts = [FORMAT, remote.url, remote.model, remote.version, remote.variant]
     facts += [[spec.name, spec.padding.axis, spec.padding.longest] for spec in inputs if spec.padding is not None]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -161,11 +200,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _timed(session: Session, inputs: dict[str, Tensor]) -> float:
+def _timed(runner: Runner, inputs: dict[str, Tensor]) -> float:
     started_s = time.perf_counter()
     with contextlib.suppress(ModelRunError):
-        session.run(inputs)
+        runner.run(inputs)
     return time.perf_counter() - started_s
+
+
+def _rest(worked_s: float, duty: float) -> None:
+    """Leave the host to others, so that work was `duty` of the time."""
+    if duty < 1:
+        time.sleep(worked_s * (1 / duty - 1))
 
 
 def _past_the_knee(rows: list[int], seconds: list[float]) -> bool:
@@ -200,6 +245,18 @@ def _with_energy(profile: LatencyProfile, watts_per_core: float) -> LatencyProfi
         return profile
     joules = profile.seconds[0] / profile.rows[0] * watts_per_core
     return profile.model_copy(update={"energy_mj_per_row": joules * 1e3, "energy_source": "estimate"})
+
+
+def _remembered(place: Path, variant: Variant) -> LatencyProfile | None:
+    """What was stored, unless it is of a remote variant and too old."""
+    if variant.remote is not None:
+        try:
+            age_s = time.time() - place.stat().st_mtime
+        except OSError:
+            return None
+        if not 0 <= age_s <= REMOTE_AGE_S:
+            return None
+    return _read(place)
 
 
 def _read(place: Path) -> LatencyProfile | None:

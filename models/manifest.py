@@ -17,8 +17,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 MANIFEST_NAME = "family.json"
 
@@ -41,6 +51,9 @@ Version = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveMs = Annotated[float, Field(gt=0, le=3_600_000, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+ESCALATED = "gearshift.escalated"
+"""An output that a cascade adds to those of the family: for each row, what became of it (`models.cascade`)."""
 
 
 class ManifestError(ValueError):
@@ -140,19 +153,90 @@ class Evidence(_Strict):
     command: str
 
 
+def _base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number
+    except ValueError as error:
+        raise ValueError(f"'{url}' is not a URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{url}': expected http://HOST or https://HOST, with a port and a path where needed")
+    if parts.username or parts.password:
+        raise ValueError("a URL in a manifest holds no user or password: name a variable in headers_env")
+    if parts.query or parts.fragment or not url.isprintable() or " " in url:
+        raise ValueError(f"'{url}': no query, fragment or blanks are possible here")
+    return url.rstrip("/")
+
+
+class Remote(_Strict):
+    """A model behind an endpoint of the Open Inference Protocol, that answers as a variant of this family."""
+
+    url: Annotated[str, Field(max_length=2048), AfterValidator(_base_url)]
+    """Where the endpoint is: what comes before /v2."""
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+    """What the model is called there."""
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")] | None = None
+    variant: Name | None = None
+    """For an endpoint that is a Gearshift: its variant to pin."""
+    timeout_ms: PositiveMs = 1000.0
+    """Most time to wait for one answer."""
+    headers_env: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")],
+        Annotated[str, Field(pattern=r"^REMOTE_[A-Z0-9_]{1,64}$")],
+    ] = Field(default_factory=dict)
+    """Headers to send, and the environment variable that holds each one's value, such as a token. The names begin with
+    REMOTE_: whoever writes a manifest may not have any other variable of the server sent away."""
+
+
+class Cascade(_Strict):
+    """Answer with a quick variant, and ask an accurate one about the rows the quick one is unsure of."""
+
+    first: Name
+    then: Name
+    output: str
+    """The output, one score a class along its last axis, that the confidence is read from."""
+    scores: Literal["probabilities", "logits"] = "probabilities"
+    """What that output holds; logits go through a softmax first."""
+    confidence: Literal["margin", "max"] = "margin"
+    """`max`: the probability of the likeliest class. `margin`: how far the second is behind it."""
+    threshold: Fraction
+    """Rows with a lower confidence go on to `then`."""
+    escalation: Fraction
+    """Share of rows that go on, as measured: what the cascade costs follows from it."""
+
+
 class Variant(_Strict):
-    """One ONNX file that can answer for its family."""
+    """One of those that can answer for its family: an ONNX file, a remote model or a cascade; exactly one of these."""
 
     name: Name
-    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    """Name of the file beside the manifest: never a path."""
-    sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=1)]
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] = ""
+    """Name of the file beside the manifest: never a path. This and the next two are empty where there is no file."""
+    sha256: Sha256 = ""
+    size_bytes: Annotated[int, Field(ge=1)] = 0
+    remote: Remote | None = None
+    cascade: Cascade | None = None
     accuracy: Fraction | None = None
     """None when nobody measured it: such a variant cannot promise a `min_accuracy`."""
     evidence: Evidence | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     """How the variant was made: for people and for reproduction, never read while serving."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        told = [kind for kind in ("file", "remote", "cascade") if getattr(self, kind)]
+        if len(told) != 1:
+            raise ValueError(
+                f"variant '{self.name}' must have exactly one of file, remote and cascade, "
+                f"not {' and '.join(told) or 'none'}"
+            )
+        if bool(self.file) != bool(self.sha256) or bool(self.file) != bool(self.size_bytes):
+            raise ValueError(f"variant '{self.name}': file, sha256 and size_bytes go together")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_file(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = handler(self)
+        return told if self.file else {key: told[key] for key in told if key not in ("file", "sha256", "size_bytes")}
 
 
 class Family(_Strict):
@@ -180,7 +264,29 @@ class Family(_Strict):
             unknown = [variant.name for variant in self.variants if variant.accuracy is None]
             raise ValueError(f"accuracy is known for some variants but not for {unknown}: measure all or none")
         self._check_padding()
+        self._check_variants()
         return self
+
+    def _check_variants(self) -> None:
+        """What stands behind a remote variant or a cascade must be there, and be of use."""
+        plain = {variant.name for variant in self.variants if variant.file}
+        if not plain:
+            raise ValueError("at least one variant must be a file: the others answer while an endpoint is away")
+        scores = {spec.name: spec for spec in self.outputs}
+        if ESCALATED in scores:
+            raise ValueError(f"an output cannot be called '{ESCALATED}'")
+        for variant in self.variants:
+            cascade = variant.cascade
+            if cascade is None:
+                continue
+            where = f"cascade '{variant.name}'"
+            if cascade.first == cascade.then or not {cascade.first, cascade.then} <= plain:
+                raise ValueError(f"{where}: first and then must be two variants with files, of {sorted(plain)}")
+            spec = scores.get(cascade.output)
+            if spec is None or spec.datatype not in ("FP16", "FP32", "FP64") or len(spec.shape) != 2:
+                raise ValueError(f"{where}: '{cascade.output}' must be an output of floats, [rows, classes]")
+            if not self.batchable:
+                raise ValueError(f"{where}: rows can go on alone only where every tensor has a free first dimension")
 
     def _check_padding(self) -> None:
         """Padding is for batches; and an output as long as the filled-up input would have to be cut, by a guess."""

@@ -27,6 +27,8 @@ from models.manifest import (
 from models.session import ModelLoadError, Session
 
 MODEL_SUFFIX = ".onnx"
+PLAIN_MODEL = "model.onnx"
+"""The one file of a version that was made for Triton: no manifest, the graph says the rest."""
 
 
 class RepositoryError(ValueError):
@@ -47,9 +49,24 @@ class Artifact:
         """What the model is called inside one gateway: "name/version"."""
         return f"{self.family.name}/{self.family.version}"
 
+    @property
+    def digest(self) -> str:
+        """Names the content: equal when manifest and files are."""
+        return _sha256(self.family.to_json().encode())
+
+    def verify(self) -> None:
+        """Every file is what the manifest says. Raises `ManifestError`."""
+        for variant in self.family.variants:
+            if variant.file:
+                self.read(variant)
+
+    def path_of(self, variant: Variant) -> Path:
+        """Where a variant's ONNX file lies."""
+        return self.file or self.folder / variant.file
+
     def read(self, variant: Variant) -> bytes:
         """A variant's ONNX bytes, verified against the manifest. Raises `ManifestError`."""
-        path = self.file or self.folder / variant.file
+        path = self.path_of(variant)
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -112,7 +129,7 @@ def open_family(folder: Path) -> Artifact:
             f"{folder / MANIFEST_NAME}: says {family.name}/{family.version}, "
             f"but the folder is {folder.parent.name}/{folder.name}"
         )
-    missing = [variant.file for variant in family.variants if not (folder / variant.file).is_file()]
+    missing = [v.file for v in family.variants if v.file and not (folder / v.file).is_file()]
     if missing:
         raise ManifestError(f"{folder}: files named by the manifest are missing: {', '.join(missing)}")
     return Artifact(family, folder)

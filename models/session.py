@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from functools import cache
+from math import inf
 from types import ModuleType
 from typing import Any, cast
 
@@ -41,6 +42,10 @@ class ModelRunError(RuntimeError):
     """The model failed on this input."""
 
 
+class VariantLost(RuntimeError):
+    """What stands behind a variant cannot be reached or does not answer as it must; the input is not to blame."""
+
+
 @cache
 def onnxruntime() -> ModuleType:
     """ONNX Runtime, imported late (it is heavy) and with its telemetry off, which must be said before."""
@@ -58,6 +63,8 @@ class Session:
     One thread computes one batch: the pool of workers, not the library, decides how many cores are busy,
     and idle workers do not spin.
     """
+
+    waits = False
 
     def __init__(self, model: bytes, *, threads: int = 1) -> None:
         """`model` is the ONNX file's content, so that what was hashed is what is loaded.
@@ -81,8 +88,11 @@ class Session:
         self._text_inputs = {spec.name for spec in self.inputs if spec.datatype == "BYTES"}
         self._text_outputs = {spec.name for spec in self.outputs if spec.datatype == "BYTES"}
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All outputs by name. Raises `ModelRunError` when the model fails on these inputs."""
+    def run(self, inputs: Mapping[str, Tensor], budget_s: float = inf) -> dict[str, Tensor]:  # noqa: ARG002
+        """All outputs by name. Raises `ModelRunError` when the model fails on these inputs.
+
+        A running model cannot be interrupted: the budget has no use here.
+        """
         feed = inputs
         if self._text_inputs:
             feed = {name: _to_text(array) if name in self._text_inputs else array for name, array in inputs.items()}

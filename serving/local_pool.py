@@ -1,4 +1,4 @@
-"""A `VariantBackend` over sessions in this process: no hop between the queue and the model.
+"""A `VariantBackend` over runners in this process: no hop between the queue and the model.
 
 Batches run in worker threads, except those that take less time than handing them over: they run where they are.
 """
@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from models.session import ModelRunError, Session
-from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
+from models.runner import Runner
+from models.session import ModelRunError, VariantLost
+from serving.ports import Execution, ExecutionError, ModelFailed, Tensors, VariantUnavailable, WorkerLost
 
 CLOSE_TIMEOUT_S = 5.0
 INLINE_S = 0.0003
@@ -32,6 +33,7 @@ _Kind = tuple[str, str, int, int]
 class _Job:
     kind: _Kind
     inputs: Tensors
+    budget_s: float
     future: asyncio.Future[Execution]
     loop: asyncio.AbstractEventLoop
 
@@ -44,18 +46,20 @@ class LocalPool:
     """Assumed: the hand-over (about 0.1 ms, measured) and as much again for task, merge and split."""
 
     def __init__(
-        self, sessions: Mapping[tuple[str, str], Session], workers: int, *, inline_s: float | None = None
+        self, sessions: Mapping[tuple[str, str], Runner], workers: int, *, inline_s: float | None = None
     ) -> None:
         """`sessions` by (model key, variant name), shared by all workers: they are safe to run concurrently.
 
-        `inline_s`: batches usually quicker than this run in the event loop.
+        `inline_s`: batches usually quicker than this run in the event loop. More come and go by `add` and `drop`.
         """
         self.workers = workers
-        self._sessions = dict(sessions)
+        self._sessions: Mapping[tuple[str, str], Runner] = dict(sessions)
         if inline_s is None:
             inline_s = INLINE_ALONE_S if workers == 1 else INLINE_S
         self._inline_s = inline_s
         self._usual_s: dict[_Kind, float] = {}
+        self._changing = threading.Lock()
+        """Whoever changes the sessions replaces them whole, so that readers need no lock."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._pending: set[asyncio.Future[Execution]] = set()
         self._closed = False
@@ -66,18 +70,33 @@ class LocalPool:
         for thread in self._threads:
             thread.start()
 
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:  # noqa: ARG002
-        """See `VariantBackend.run`. A running model cannot be interrupted: the budget has no use here."""
+    def add(self, sessions: Mapping[tuple[str, str], Runner]) -> None:
+        """More sessions, by (model key, variant name). May be called from any thread."""
+        with self._changing:
+            self._sessions = {**self._sessions, **sessions}
+
+    def drop(self, model: str) -> None:
+        """Let go of a model's sessions: their memory is free when the last batch on them has ended."""
+        with self._changing:
+            self._sessions = {key: session for key, session in self._sessions.items() if key[0] != model}
+            self._usual_s = {kind: usual_s for kind, usual_s in self._usual_s.copy().items() if kind[0] != model}
+
+    def holds(self, model: str) -> bool:
+        """Whether the model's sessions are here."""
+        return any(key[0] == model for key in self._sessions)
+
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+        """See `VariantBackend.run`. The thread of a remote variant is taken while it waits for the answer."""
         if self._closed:
             raise WorkerLost("the worker pool is closed")
         kind = (model, variant, *_size(inputs))
         if self._usual_s.get(kind, inf) < self._inline_s:
-            return self._execute(kind, inputs)
+            return self._execute(kind, inputs, budget_s)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Execution] = loop.create_future()
         self._pending.add(future)
         try:
-            self._jobs.put(_Job(kind, inputs, future, loop))
+            self._jobs.put(_Job(kind, inputs, budget_s, future, loop))
             return await future
         finally:
             self._pending.discard(future)
@@ -102,8 +121,8 @@ class LocalPool:
                 continue
             result: Execution | Exception
             try:
-                result = self._execute(job.kind, job.inputs)
-            except ModelFailed as error:
+                result = self._execute(job.kind, job.inputs, job.budget_s)
+            except ExecutionError as error:
                 result = error
             except Exception as error:  # noqa: BLE001 - a worker must outlive any batch
                 result = WorkerLost(f"{type(error).__name__} in a worker")
@@ -112,15 +131,20 @@ class LocalPool:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
-    def _execute(self, kind: _Kind, inputs: Tensors) -> Execution:
-        """Run one batch here and now. Raises `ModelFailed`."""
+    def _execute(self, kind: _Kind, inputs: Tensors, budget_s: float) -> Execution:
+        """Run one batch here and now. Raises `ModelFailed` or `VariantUnavailable`."""
         model, variant, *_ = kind
+        runner = self._sessions[model, variant]
         started_s, cpu_before_s = time.perf_counter(), time.thread_time()
         try:
-            outputs = self._sessions[model, variant].run(inputs)
+            outputs = runner.run(inputs, budget_s)
         except ModelRunError as error:
             raise ModelFailed(str(error)) from error
+        except VariantLost as error:
+            raise VariantUnavailable(str(error)) from error
         took_s, cpu_s = time.perf_counter() - started_s, time.thread_time() - cpu_before_s
+        if runner.waits:  # not a thing to do in the loop, however quick it has been
+            return Execution(outputs, took_s, took_s)
         # A busy loop gives the interpreter lock back only every few milliseconds, which a batch of 0.1 ms must
         # not be blamed for: beyond twice the processor time, waiting is not the batch's.
         service_s = min(took_s, 2 * cpu_s) if cpu_s > 0 else took_s

@@ -14,11 +14,15 @@ Clock = Callable[[], float]
 
 
 class ExecutionError(Exception):
-    """A batch has no result. See its two kinds."""
+    """A batch has no result. See its three kinds."""
 
 
 class ModelFailed(ExecutionError):
     """The model refused or failed on the batch's content: another try with the same content fails too."""
+
+
+class VariantUnavailable(ExecutionError):
+    """What stands behind a remote variant does not answer as it must: the batch may be run on another variant."""
 
 
 class WorkerLost(ExecutionError):
@@ -62,8 +66,8 @@ class VariantBackend(Protocol):
         """Run one batch of `model` ("name/version") on a variant.
 
         `budget_s` is the time left to the most patient deadline in the batch: past it, nobody needs the
-        result. Raises `ModelFailed`, or `WorkerLost` also when the result takes far longer than that.
-        Cancelling the call gives up on the result.
+        result. Raises `ModelFailed`, `VariantUnavailable`, or `WorkerLost` also when the result takes far
+        longer than that. Cancelling the call gives up on the result.
         """
         ...
 

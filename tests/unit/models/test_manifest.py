@@ -307,3 +307,69 @@ def test_the_filling_must_be_of_the_datatype(datatype: Datatype, value: float, f
 )
 def test_padding_must_suit_its_family(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     assert refusal(tmp_path, manifest(**{"inputs": [IDS], **change})) == text
+
+
+REMOTE = {"url": "https://big.example:8443/edge/", "model": "large"}
+SCORES = [{"name": "p", "datatype": "FP32", "shape": [-1, 3]}]
+CASCADE = {"first": "only", "then": "other", "output": "p", "threshold": 0.5, "escalation": 0.25}
+
+
+def with_variant(**variant: Any) -> dict[str, Any]:
+    other = {**VARIANT, "name": "other"}
+    return manifest(outputs=SCORES, variants=[VARIANT, other, {"name": "more", **variant}])
+
+
+def test_a_remote_variant_has_no_file(tmp_path: Path) -> None:
+    family = read(tmp_path, with_variant(remote={**REMOTE, "headers_env": {"Authorization": "REMOTE_TOKEN"}}))
+    remote = family.variant("more").remote
+    assert remote is not None
+    assert (remote.url, remote.timeout_ms, remote.version) == ("https://big.example:8443/edge", 1000.0, None)
+    assert (family.variant("more").file, family.variant("more").size_bytes) == ("", 0)
+    assert read(tmp_path, family.to_json()) == family
+    assert '"file": ""' not in family.to_json()
+
+
+@pytest.mark.parametrize(
+    ("variant", "complaint"),
+    [
+        ({}, "exactly one of file, remote and cascade, not none"),
+        ({"remote": REMOTE, "cascade": CASCADE}, "not remote and cascade"),
+        ({"remote": REMOTE, **{key: VARIANT[key] for key in ("file", "sha256", "size_bytes")}}, "not file and remote"),
+        ({"remote": REMOTE, "size_bytes": 3}, "go together"),
+        ({"file": "a.onnx"}, "go together"),
+        ({"file": "", "remote": REMOTE}, "file"),
+        ({"remote": {**REMOTE, "url": "ftp://big.example"}}, "expected http://HOST"),
+        ({"remote": {**REMOTE, "url": "file:///etc/passwd"}}, "expected http://HOST"),
+        ({"remote": {**REMOTE, "url": "http://user:secret@big.example"}}, "no user or password"),
+        ({"remote": {**REMOTE, "url": "http://big.example/?x=1"}}, "no query"),
+        ({"remote": {**REMOTE, "url": "http://big.example:99999"}}, "not a URL"),
+        ({"remote": {**REMOTE, "url": "http://big.example/a\r\nX: y"}}, "no query, fragment or blanks"),
+        ({"remote": {**REMOTE, "model": "../admin"}}, "remote.model"),
+        ({"remote": {**REMOTE, "headers_env": {"Authorization": "AWS_SECRET_ACCESS_KEY"}}}, "headers_env"),
+        ({"remote": {**REMOTE, "headers_env": {"X: y": "REMOTE_X"}}}, "headers_env"),
+        ({"cascade": {**CASCADE, "then": "only"}}, "two variants with files"),
+        ({"cascade": {**CASCADE, "then": "more"}}, "two variants with files"),
+        ({"cascade": {**CASCADE, "then": "none"}}, "two variants with files"),
+        ({"cascade": {**CASCADE, "output": "q"}}, "'q' must be an output of floats"),
+        ({"cascade": {**CASCADE, "threshold": 1.5}}, "threshold"),
+    ],
+)
+def test_what_stands_behind_a_variant_is_checked(tmp_path: Path, variant: dict[str, Any], complaint: str) -> None:
+    assert complaint in refusal(tmp_path, with_variant(**variant))
+
+
+def test_a_family_without_a_file_is_refused(tmp_path: Path) -> None:
+    alone = manifest(variants=[{"name": "more", "remote": REMOTE}])
+    assert "at least one variant must be a file" in refusal(tmp_path, alone)
+
+
+def test_cascades_need_rows_of_their_own(tmp_path: Path) -> None:
+    fixed = with_variant(cascade=CASCADE)
+    fixed["outputs"] = [{"name": "p", "datatype": "FP32", "shape": [1, 3]}]
+    assert "free first dimension" in refusal(tmp_path, fixed)
+    read(tmp_path, with_variant(cascade=CASCADE))
+
+
+def test_the_output_of_cascades_is_reserved(tmp_path: Path) -> None:
+    outputs = [{"name": "gearshift.escalated", "datatype": "UINT8", "shape": [-1]}]
+    assert "cannot be called" in refusal(tmp_path, manifest(outputs=outputs))
