@@ -7,10 +7,12 @@ from prometheus_client.metrics_core import Metric
 
 from models.manifest import Family, LatencyProfile, TensorSpec
 from serving.core.fleet import VariantView
+from serving.core.outcome import Outcome
 from serving.lane import Lane
-from serving.metrics import stat
 
 PLATFORM = "onnxruntime_onnx"
+ANSWERED = (Outcome.MET.value, Outcome.LATE.value)
+"""Outcomes that Triton calls a success."""
 
 
 def metadata_of(lane: Lane, versions: list[str]) -> dict[str, Any]:
@@ -99,25 +101,28 @@ def config_of(lane: Lane) -> dict[str, Any]:
 
 def statistics_of(lane: Lane, families: Iterable[Metric]) -> dict[str, Any]:
     """Triton's statistics, added up over all replicas of the node."""
-    families = list(families)
     own = {"model": lane.family.name, "version": lane.family.version}
+    figures = [
+        (sample.name, sample.labels, sample.value)
+        for family in families
+        for sample in family.samples
+        if own.items() <= sample.labels.items()
+    ]
 
     def total(name: str, **labels: str) -> float:
-        return stat(families, name, **own, **labels)
+        return sum((value for found, has, value in figures if found == name and labels.items() <= has.items()), 0.0)
 
-    answered = [total("gearshift_outcome_total", outcome=outcome) for outcome in ("met", "late")]
-    success = int(sum(answered))
-    success_s = sum(total("gearshift_request_duration_seconds_sum", outcome=o) for o in ("met", "late"))
+    success = int(sum(total("gearshift_outcome_total", outcome=outcome) for outcome in ANSWERED))
+    success_s = sum(total("gearshift_request_duration_seconds_sum", outcome=outcome) for outcome in ANSWERED)
     failed = int(total("gearshift_outcome_total")) - success
     failed_s = total("gearshift_request_duration_seconds_sum") - success_s
-    rows = int(sum(total("gearshift_rows_total", outcome=outcome) for outcome in ("met", "late")))
-    batches = int(total("gearshift_compute_duration_seconds_count"))
+    sizes = sorted({int(has["rows"]) for found, has, _ in figures if found == "gearshift_batches_total"})
     return {
         "name": lane.family.name,
         "version": lane.family.version,
-        "last_inference": 0,
-        "inference_count": rows,
-        "execution_count": batches,
+        "last_inference": int(total("gearshift_last_inference_time_seconds") * 1e3),
+        "inference_count": int(sum(total("gearshift_rows_total", outcome=outcome) for outcome in ANSWERED)),
+        "execution_count": int(total("gearshift_compute_duration_seconds_count")),
         "inference_stats": {
             "success": _timed(success, success_s),
             "fail": _timed(failed, failed_s),
@@ -128,7 +133,21 @@ def statistics_of(lane: Lane, families: Iterable[Metric]) -> dict[str, Any]:
             "cache_hit": _timed(0, 0.0),
             "cache_miss": _timed(0, 0.0),
         },
-        "batch_stats": [],
+        "response_stats": {},
+        "batch_stats": [
+            {
+                "batch_size": size,
+                **{
+                    f"compute_{stage}": _timed(
+                        int(total("gearshift_batches_total", rows=str(size))),
+                        total("gearshift_batch_stage_seconds_total", rows=str(size), stage=stage),
+                    )
+                    for stage in ("input", "infer", "output")
+                },
+            }
+            for size in sizes
+        ],
+        "memory_usage": [],
     }
 
 
