@@ -11,14 +11,8 @@ from serving.codec.datatypes import WIRE_TYPES, Array
 from serving.codec.envelope import Parameter, RawInput, RawOutput
 from serving.codec.json_tensor import tensor_from_json
 from serving.codec.limits import CodecLimits
-from serving.codec.shapes import (
-    check_datatype,
-    check_rows,
-    check_shape,
-    expected_names,
-    show_shape,
-    show_text,
-)
+from serving.codec.naming import input_spec, output_spec, require_all
+from serving.codec.shapes import check_datatype, check_rows, check_shape, expected_names, show_shape
 from serving.core.errors import InvalidRequest, PayloadTooLarge
 
 
@@ -100,22 +94,12 @@ def _match(raw_inputs: Sequence[RawInput], family: Family, limits: CodecLimits) 
     seen: set[str] = set()
     tensors = []
     for raw in raw_inputs:
-        spec = specs.get(raw.name)
-        if spec is None:
-            raise InvalidRequest(
-                f"unknown input '{show_text(raw.name)}': model '{family.name}' expects: {expected_names(family.inputs)}"
-            )
-        if raw.name in seen:
-            raise InvalidRequest(f"input '{raw.name}' is given twice")
+        spec = input_spec(family, specs, raw.name, seen)
         seen.add(raw.name)
         check_datatype(spec, raw.datatype)
         shape = envelope.read_shape(raw, limits)
         tensors.append(_Tensor(spec, raw, shape, check_shape(spec, shape)))
-    if len(seen) < len(specs):
-        missing = next(name for name in specs if name not in seen)
-        raise InvalidRequest(
-            f"missing input '{missing}': model '{family.name}' expects: {expected_names(family.inputs)}"
-        )
+    require_all(family, specs, seen)
     return tensors
 
 
@@ -161,19 +145,15 @@ def _outputs(asked: Sequence[RawOutput], family: Family, *, binary_default: bool
     specs = {spec.name: spec for spec in family.outputs}
     wanted: dict[str, RequestedOutput] = {}
     for raw in asked:
-        spec = specs.get(raw.name)
-        if spec is None:
-            raise InvalidRequest(
-                f"unknown output '{show_text(raw.name)}': model '{family.name}' answers with: "
-                f"{expected_names(family.outputs)}"
-            )
-        if raw.name in wanted:
-            raise InvalidRequest(f"output '{raw.name}' is asked for twice")
         parameters = raw.parameters or envelope.OutputParameters()
-        if envelope.given(parameters.shared_memory_region) is not None:
-            raise InvalidRequest(f"output '{raw.name}': shared memory is not offered")
-        if parameters.classification and spec.datatype in ("BYTES", "BOOL"):
-            raise InvalidRequest(f"output '{raw.name}': classification needs scores, not {spec.datatype}")
+        spec = output_spec(
+            family,
+            specs,
+            raw.name,
+            wanted,
+            classification=parameters.classification,
+            shared_memory=envelope.given(parameters.shared_memory_region) is not None,
+        )
         binary = binary_default if parameters.binary_data is None else parameters.binary_data
         if not binary and not parameters.classification:
             _require_json_form((spec,))

@@ -1,6 +1,6 @@
 """Outputs of a model -> body of the answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,7 @@ def encode_response(
     entries: list[dict[str, Any]] = []
     document["outputs"] = entries
     chunks: list[bytes] = []
-    batched: bool | None = None
-    specs = {spec.name: spec for spec in family.outputs}
-    for wanted in _wanted(family, request):
-        spec = specs[wanted.name]
-        wire, array = _checked(spec, outputs)
-        if wanted.classification:
-            if batched is None:
-                batched = family.batchable
-            array = top_classes(array, wire, wanted.classification, spec.labels, batched=batched)
-            wire = WIRE_TYPES["BYTES"]
+    for wanted, wire, array in answer_tensors(family, request, outputs):
         entry: dict[str, Any] = {"name": wanted.name, "shape": array.shape, "datatype": wire.name}
         if wanted.binary:
             chunks.append(tensor_to_binary(array, wire))
@@ -59,6 +50,23 @@ def encode_response(
     if not chunks:
         return body, None
     return b"".join((body, *chunks)), len(body)
+
+
+def answer_tensors(
+    family: Family, request: InferRequest, outputs: Mapping[str, Array]
+) -> Iterator[tuple[RequestedOutput, WireType, Array]]:
+    """The tensors of the answer, in order: each as asked for, with what it is on the wire.
+
+    Raises `InternalError` where `outputs` are not what the family promises.
+    """
+    specs = {spec.name: spec for spec in family.outputs}
+    for wanted in _wanted(family, request):
+        spec = specs[wanted.name]
+        wire, array = _checked(spec, outputs)
+        if wanted.classification:
+            array = top_classes(array, wire, wanted.classification, spec.labels, batched=family.batchable)
+            wire = WIRE_TYPES["BYTES"]
+        yield wanted, wire, array
 
 
 def _wanted(family: Family, request: InferRequest) -> Iterable[RequestedOutput]:

@@ -1,0 +1,48 @@
+"""Which tensors of a family a request names: each input once, outputs at will. The same texts for every transport."""
+
+from collections.abc import Container, Mapping
+
+from models.manifest import Family, TensorSpec
+from serving.codec.shapes import expected_names, show_text
+from serving.core.errors import InvalidRequest
+
+Specs = Mapping[str, TensorSpec]
+
+
+def input_spec(family: Family, specs: Specs, name: str, seen: Container[str]) -> TensorSpec:
+    """The spec of an input that a request gives. Raises `InvalidRequest` where there is none, or it was given."""
+    spec = specs.get(name)
+    if spec is None:
+        raise InvalidRequest(
+            f"unknown input '{show_text(name)}': model '{family.name}' expects: {expected_names(family.inputs)}"
+        )
+    if name in seen:
+        raise InvalidRequest(f"input '{name}' is given twice")
+    return spec
+
+
+def require_all(family: Family, specs: Specs, seen: Container[str]) -> None:
+    """Raise `InvalidRequest` that names an input the request does not give."""
+    missing = next((name for name in specs if name not in seen), None)
+    if missing is not None:
+        raise InvalidRequest(
+            f"missing input '{missing}': model '{family.name}' expects: {expected_names(family.inputs)}"
+        )
+
+
+def output_spec(
+    family: Family, specs: Specs, name: str, asked: Container[str], *, classification: int, shared_memory: bool
+) -> TensorSpec:
+    """The spec of an output that a request asks for. Raises `InvalidRequest` where it cannot be had so."""
+    spec = specs.get(name)
+    if spec is None:
+        raise InvalidRequest(
+            f"unknown output '{show_text(name)}': model '{family.name}' answers with: {expected_names(family.outputs)}"
+        )
+    if name in asked:
+        raise InvalidRequest(f"output '{name}' is asked for twice")
+    if shared_memory:
+        raise InvalidRequest(f"output '{name}': shared memory is not offered")
+    if classification and spec.datatype in ("BYTES", "BOOL"):
+        raise InvalidRequest(f"output '{name}': classification needs scores, not {spec.datatype}")
+    return spec
