@@ -3,10 +3,12 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 from models.manifest import Family, LatencyProfile
 from serving.config import ConfigError, SchedulerSettings
 from serving.core.budget import RequestBudget, eligible_variants
+from serving.core.demand import DemandOptions, ModelSignals
 from serving.core.fleet import VariantView, view_variants
 from serving.core.lookahead import LookAheadSettings
 from serving.core.outcome import Outcome
@@ -40,8 +42,9 @@ class Lane:
         max_queue_bytes: int,
         metrics: Metrics,
         batch_overhead_s: float = 0.0,
+        demand: DemandOptions | None = None,
     ) -> None:
-        """`profiles` by variant name; `batch_overhead_s` as the backend has it.
+        """`profiles` by variant name; `batch_overhead_s` as the backend has it; `demand`: how load is looked at.
 
         Raises `ConfigError` when the policy asks for a variant the family does not have.
         """
@@ -50,7 +53,9 @@ class Lane:
         self.key = f"{family.name}/{family.version}"
         self.variants = view_variants(family, profiles, batch_overhead_s)
         policy = policy_of(settings)
-        options = SchedulerOptions(max_queue_bytes, settings.plan_quantile, batch_overhead_s, policy.admission)
+        options = SchedulerOptions(
+            max_queue_bytes, settings.plan_quantile, batch_overhead_s, policy.admission, demand or DemandOptions()
+        )
         try:
             self.scheduler = Scheduler(self.variants, policy.make, options)
         except PolicyError as error:
@@ -67,6 +72,12 @@ class Lane:
             max_energy_mj=default.max_energy_mj,
             prefer=default.prefer,
         )
+        self.users = 0
+        """Requests between the look-up of this lane and their end: see `__enter__`."""
+        self.in_flight = 0
+        """Batches that run."""
+        self.closed = False
+        """Whether the model is gone, and nothing can be admitted any more."""
         self._known: dict[tuple[tuple[int, ...], int, Reason], Eligibility] = {}
         # Callers repeat their budgets: what one allows is worked out once.
         self.eligibility = lru_cache(maxsize=4096)(self._eligibility)
@@ -77,9 +88,35 @@ class Lane:
         self._queue_s = self._histogram("gearshift_queue_duration_seconds")
         self._error_ratio = self._histogram("gearshift_prediction_error_ratio")
         self._accuracy = self._counter("gearshift_accuracy_total")
+        self._forgone_told = 0.0
         self._answered_at = self._counter("gearshift_last_inference_time_seconds")
+        # There from the start, so that the first that is counted is seen as a rise, and a share of none is 0.
+        for outcome in Outcome:
+            self._counter("gearshift_outcome_total", outcome.value)
+            self._counter("gearshift_rows_total", outcome.value)
         for variant in self.variants:
             self._counter("gearshift_variant_ready", variant.name).value = 1
+            self._counter("gearshift_selection_total", variant.name, "load")
+
+    def __enter__(self) -> Self:
+        """Hold on to the lane: its model stays until `__exit__`, also when it is unloaded meanwhile."""
+        self.users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.users -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody needs the model any more."""
+        return not (self.users or self.in_flight or self.scheduler.queue)
+
+    def retire(self) -> None:
+        """Say on the metrics page that the model is offered no longer."""
+        self._counter("gearshift_demand_workers").value = 0
+        self._counter("gearshift_work_queued_seconds").value = 0
+        for variant in self.variants:
+            self._counter("gearshift_variant_ready", variant.name).value = 0
 
     def count_answer(self, done: Done, *, met: bool) -> None:
         """Account for a request that got its answer."""
@@ -119,6 +156,18 @@ class Lane:
         self._counter("gearshift_batches_total", str(rows)).value += 1
         for stage, spent_s in (("input", input_s), ("infer", infer_s), ("output", output_s)):
             self._counter("gearshift_batch_stage_seconds_total", str(rows), stage).value += spent_s
+
+    def read_signals(self, now_s: float, workers: int) -> ModelSignals:
+        """What an autoscaler goes by; also put on the metrics page. To be read about once a second."""
+        signals = self.scheduler.signals(now_s, workers)
+        self._counter("gearshift_demand_workers").value = signals.demand
+        self._counter("gearshift_work_queued_seconds").value = signals.queued_s
+        if self.accuracy_known:
+            forgone = self.scheduler.demand.forgone_total
+            # Added, not set: another lane of this very version may have counted before.
+            self._counter("gearshift_accuracy_forgone_total").value += forgone - self._forgone_told
+            self._forgone_told = forgone
+        return signals
 
     def publish_state(self) -> None:
         """Set the gauges that describe the queue."""
