@@ -1,16 +1,17 @@
-"""A gateway replica under Ray Serve. Ray starts, checks, replaces and stops it; requests come by its own listener."""
+"""A gateway replica under Ray Serve. Ray starts, checks, replaces and stops it; requests come by its own listener.
 
-from collections.abc import Sequence
+On a cluster Ray's ingress calls it too, for whoever expects the standard port.
+"""
+
+from functools import partial
 from typing import Any
 
-from deployments.handles import HandleBackend
-from deployments.worker import read_profiles
-from models.calibrate import Progress
-from models.repository import Artifact
+from deployments.split import split_engine
 from serving.config import Settings
-from serving.core.workers import fair_share
+from serving.engine import local_engine
+from serving.http.front import Asgi
 from serving.logs import configure_logs
-from serving.replica import Engine, Replica, local_engine
+from serving.replica import Replica
 from serving.run_folder import LOGS
 
 
@@ -21,12 +22,21 @@ class GatewayReplica:
         """`workers`: handle of the worker deployment in the split topology."""
         settings = Settings.model_validate_json(settings_json)
         configure_logs(settings.log, settings.run_folder / LOGS)
-        factory = local_engine if workers is None else _SplitEngine(workers)
+        factory = local_engine if workers is None else partial(split_engine, workers)
         self._replica = await Replica.start(settings, factory)
 
     async def check_health(self) -> None:
         """Ray replaces the replica when this raises."""
         self._replica.check()
+
+    def __serve_build_asgi_app__(self) -> Asgi:  # the name is Ray Serve's
+        """What Ray's own ingress calls on a cluster: the same application that the own listener serves."""
+        return self._replica.front
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """How loaded this replica is, for the autoscaler. Serve asks for it where there is one."""
+        load = self._replica.load.latest
+        return {} if load is None else load.flat()
 
     async def addresses(self) -> tuple[tuple[str, int], tuple[str, int]]:
         """(host, port) of the API and of the metrics page."""
@@ -36,19 +46,3 @@ class GatewayReplica:
         replica = getattr(self, "_replica", None)
         if replica is not None:
             await replica.stop()
-
-
-class _SplitEngine:
-    """Makes an engine of workers elsewhere."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    async def __call__(self, settings: Settings, artifacts: Sequence[Artifact], progress: Progress) -> Engine:
-        progress("waiting for the workers")
-        profiles = read_profiles(await self._handle.profiles.remote())
-        missing = {artifact.key for artifact in artifacts} - profiles.keys()
-        if missing:
-            raise RuntimeError(f"the workers do not hold {sorted(missing)}: do they see the same repository?")
-        share = fair_share(settings.worker_replicas(), settings.engine.replicas)
-        return Engine(HandleBackend(self._handle, share), profiles)

@@ -4,13 +4,14 @@ import asyncio
 from dataclasses import dataclass
 
 from deployments.payload import Packed, pack, unpack
-from models.manifest import LatencyProfile
-from serving.catalog import open_catalog
+from deployments.shelf import Shelf
+from models.canary import CanaryError
+from models.manifest import LatencyProfile, ManifestError
+from models.repository import RepositoryError
 from serving.config import Settings
 from serving.local_pool import LocalPool
 from serving.logs import configure_logs
-from serving.ports import ModelFailed
-from serving.replica import Profiles, calibrated, load_sessions
+from serving.ports import ModelFailed, VariantUnavailable
 from serving.run_folder import LOGS
 
 
@@ -30,48 +31,73 @@ class Refused:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """The endpoint of a remote variant did not answer as it must. A value for the same reason."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoaded:
+    """A model cannot be brought to this worker. A value for the same reason."""
+
+    reason: str
+
+
 class Worker:
     """Runs whole batches that a gateway formed."""
 
     async def __init__(self, settings_json: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._settings = Settings.model_validate_json(settings_json)
         configure_logs(self._settings.log, self._settings.run_folder / LOGS)
-        self._profiles: Profiles = {}
-        self._pool = await asyncio.to_thread(self._load)
+        self._pool = LocalPool({}, workers=1)
+        self._shelf = await asyncio.to_thread(Shelf, self._settings, self._pool)
+        await self._shelf.open()
+        self._tidying = asyncio.create_task(self._shelf.tidy())
 
-    async def profiles(self) -> dict[str, dict[str, str]]:
-        """The profiles of every variant on this worker's host, as JSON, by model key and variant name."""
-        return {
-            key: {name: profile.model_dump_json() for name, profile in of_model.items()}
-            for key, of_model in self._profiles.items()
-        }
+    async def ready(self) -> bool:
+        """Answers as soon as there is a worker."""
+        return True
 
-    async def run(self, model: str, variant: str, inputs: Packed, budget_s: float) -> Ran | Refused:
+    async def load(self, model: str, digest: str, beside_traffic: bool) -> dict[str, str] | NotLoaded:
+        """Have a model resident; tells the profiles of its variants on this worker's host, as JSON."""
+        try:
+            profiles = await self._shelf.hold(model, digest, beside_traffic=beside_traffic)
+        except (ManifestError, CanaryError, RepositoryError) as error:
+            return NotLoaded(str(error))
+        return {name: profile.model_dump_json() for name, profile in profiles.items()}
+
+    async def release(self, model: str) -> None:
+        """A gateway needs the model no longer."""
+        self._shelf.release(model)
+
+    async def run(self, model: str, variant: str, inputs: Packed, budget_s: float) -> Ran | Refused | Away:
         """One batch. A second one waits until the first is done."""
+        try:
+            await self._shelf.require(model)
+        except (ManifestError, RepositoryError) as error:
+            raise RuntimeError(f"{model} is not here and cannot be fetched: {error}") from error
         try:
             execution = await self._pool.run(model, variant, unpack(inputs), budget_s)
         except ModelFailed as error:
             return Refused(str(error))
+        except VariantUnavailable as error:
+            return Away(str(error))
         return Ran(pack(execution.outputs), execution.compute_s, execution.service_s)
 
     async def check_health(self) -> None:
         """Nothing to check beyond that this runs: a hung model shows as lost batches at the gateways."""
 
     async def __del__(self) -> None:
+        tidying = getattr(self, "_tidying", None)
+        if tidying is not None:
+            tidying.cancel()
         pool = getattr(self, "_pool", None)
         if pool is not None:
             await pool.close()
 
-    def _load(self) -> LocalPool:
-        artifacts = open_catalog(self._settings.models)
-        sessions = load_sessions(artifacts, lambda _: None)
-        self._profiles = calibrated(self._settings, artifacts, sessions, lambda _: None)
-        return LocalPool(sessions, workers=1)
 
-
-def read_profiles(told: dict[str, dict[str, str]]) -> dict[str, dict[str, LatencyProfile]]:
-    """What `Worker.profiles` told."""
-    return {
-        key: {name: LatencyProfile.model_validate_json(text) for name, text in of_model.items()}
-        for key, of_model in told.items()
-    }
+def read_profiles(told: dict[str, str]) -> dict[str, LatencyProfile]:
+    """What `Worker.load` told."""
+    return {name: LatencyProfile.model_validate_json(text) for name, text in told.items()}

@@ -21,6 +21,8 @@ from serving.metrics import DERIVED, TABLE, Spec
 
 FACTORY_DEFAULTS = {
     ("engine", "runtime_dir"): "gearshift-UID in the folder for temporary files",
+    ("models", "load"): "none",
+    ("models", "mirror_dir"): "gearshift/repository in $XDG_CACHE_HOME, else in ~/.cache",
     ("models", "cache_dir"): "gearshift/profiles in $XDG_CACHE_HOME, else in ~/.cache",
 }
 """Defaults that depend on user and host, in words."""

@@ -6,6 +6,7 @@ that is not a setting stops the start, with the nearest right name.
 """
 
 import difflib
+import json
 import os
 import tempfile
 import tomllib
@@ -17,7 +18,10 @@ import psutil
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from models.manifest import describe
-from models.versions import is_url, read_policy
+from models.place import to_place
+from models.versions import read_policy
+from serving.core.autoscaling import ModelTargets, ScalingRules
+from serving.core.demand import DemandOptions
 from serving.core.policies.registry import named_policy
 
 ENV_PREFIX = "GEARSHIFT_"
@@ -43,8 +47,7 @@ class _Section(BaseModel):
 
 
 def _place(value: object) -> object:
-    """A URL stays a text; whatever else is a path."""
-    return Path(value) if isinstance(value, str) and not is_url(value) else value
+    return to_place(value) if isinstance(value, str) else value
 
 
 def _known_versions(text: str) -> str:
@@ -207,6 +210,85 @@ class TracingSettings(_Section):
     """What the service is called in the traces."""
 
 
+def _table(value: object) -> object:
+    """A variable holds a table as JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class ModelScaling(_Section):
+    """What one model asks of the autoscaler where it differs from the section."""
+
+    target_busy: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_accuracy_forgone: Share | None = None
+    min_attainment: Share | None = None
+
+
+class AutoscalingSettings(_Section):
+    """When replicas are added and taken away: of the gateway when colocated, of the workers when split."""
+
+    min_replicas: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Fewest replicas. 0: as many as are started."""
+    max_replicas: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Most replicas. 0: there is no autoscaling."""
+    target_busy: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Share of worker time that the load may take at the accuracy wanted; the rest absorbs bursts."""
+    max_accuracy_forgone: Share = 0.005
+    """Accuracy, on average over rows, that load may cost before more replicas are wanted. 1: only deadlines count."""
+    min_attainment: Share = 0.99
+    """Share of rows answered in time below which more replicas are wanted."""
+    window_s: Seconds = 10.0
+    """Over about how long the load is averaged; a quarter of it where accuracy is being given up."""
+    up_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 3.0
+    """How long more replicas must have been needed before they are started, seconds."""
+    up_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 15.0
+    """Least time between two scale-outs, seconds: about what a replica takes to start."""
+    max_up_factor: Annotated[float, Field(ge=1, le=1024)] = 4.0
+    """Most replicas after a scale-out, as a multiple of those before; one more is always allowed."""
+    down_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
+    """How long fewer replicas must have been enough before any are stopped, seconds."""
+    down_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    """Least time between two scale-ins, seconds."""
+    max_down_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Most of the replicas stopped at once, as a share; one is always allowed."""
+    models: Annotated[dict[str, ModelScaling], BeforeValidator(_table)] = Field(default_factory=dict)
+    """A table for each model with a `target_busy`, `max_accuracy_forgone` or `min_attainment` of its own; JSON in a
+    variable."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_replicas and not self.max_replicas:
+            raise ValueError("min_replicas needs max_replicas: without it there is no autoscaling")
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas is below min_replicas")
+        return self
+
+    def rules(self, replicas: int) -> ScalingRules:
+        """For the control law; `replicas` are started."""
+        return ScalingRules(
+            min_replicas=self.min_replicas or min(replicas, self.max_replicas),
+            max_replicas=self.max_replicas,
+            up_delay_s=self.up_delay_s,
+            up_cooldown_s=self.up_cooldown_s,
+            max_up_factor=self.max_up_factor,
+            down_delay_s=self.down_delay_s,
+            down_cooldown_s=self.down_cooldown_s,
+            max_down_share=self.max_down_share,
+            drain_s=self.window_s,
+            targets=self._targets(ModelScaling()),
+            models={name: self._targets(model) for name, model in self.models.items()},
+        )
+
+    def demand(self, model: str) -> DemandOptions:
+        """How that model's demand is looked at."""
+        return DemandOptions(
+            self.window_s, self._targets(self.models.get(model) or ModelScaling()).max_accuracy_forgone
+        )
+
+    def _targets(self, model: ModelScaling) -> ModelTargets:
+        own = model.model_dump(exclude_none=True)
+        return ModelTargets(**{name: own.get(name, getattr(self, name)) for name in ModelTargets.__slots__})
+
+
 class Settings(_Section):
     """Every setting of Gearshift."""
 
@@ -215,6 +297,7 @@ class Settings(_Section):
     models: ModelSettings = Field(default_factory=ModelSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
+    autoscaling: AutoscalingSettings = Field(default_factory=AutoscalingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 
@@ -227,7 +310,8 @@ class Settings(_Section):
         """Worker threads of one colocated replica."""
         if self.engine.workers:
             return self.engine.workers
-        return max(1, usable_cores() // (self.engine.replicas_per_node or self.engine.replicas))
+        sharing = self.engine.replicas_per_node or max(self.engine.replicas, self.autoscaling.max_replicas)
+        return max(1, usable_cores() // sharing)
 
     def worker_replicas(self) -> int:
         """Worker replicas of the split topology."""

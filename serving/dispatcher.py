@@ -19,6 +19,8 @@ from serving.tracing import Trace, Tracer
 PATIENCE_S = 5.0
 """How long past every deadline in it a batch may run before its worker counts as lost."""
 MIN_TIMER_S = 0.0005
+IDLE_POLL_S = 0.02
+"""How often a lane that is to go is looked at."""
 WORKER_LOST = "the worker was lost before it answered; the request may be sent again"
 STOPPED = "the server stopped before the request was answered"
 
@@ -65,7 +67,7 @@ class Dispatcher:
         """Must be made inside the event loop that will run it."""
         self._tracer = tracer
         self._backend = backend
-        self._lanes = tuple(lanes)
+        self._lanes: tuple[Lane, ...] = tuple(lanes)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self.workers = Workers(backend.workers, backend.depth)
@@ -75,9 +77,22 @@ class Dispatcher:
         self._closed = False
         self.busy_s = 0.0
 
+    def add(self, lane: Lane) -> None:
+        """Serve one lane more."""
+        self._lanes = (*self._lanes, lane)
+
+    async def remove(self, lane: Lane) -> None:
+        """Serve a lane no longer, once nobody needs it. Nobody must find it any more."""
+        while True:
+            if lane.idle or self._closed:
+                break
+            await asyncio.sleep(IDLE_POLL_S)
+        lane.closed = True
+        self._lanes = tuple(other for other in self._lanes if other is not lane)
+
     def submit(self, lane: Lane, request: Request) -> Admitted | Rejected:
         """Offer a request; when it is admitted its future will be settled. Raises `Unavailable` after `close`."""
-        if self._closed:
+        if self._closed or lane.closed:
             raise Unavailable(STOPPED)
         now_s = self._clock()
         verdict = lane.scheduler.offer(request, now_s, self.workers.free_at_s(now_s))
@@ -154,6 +169,7 @@ class Dispatcher:
 
     def _start(self, lane: Lane, batch: Dispatch, now_s: float) -> None:
         worker = self.workers.start(now_s, batch.expected_s)
+        lane.in_flight += 1
         # A clean context: a batch belongs to all its requests, so it must not inherit (and be cancelled
         # with) the context of the one whose arrival happened to start it.
         task = self._loop.create_task(self._run(lane, batch, worker, now_s), context=contextvars.Context())
@@ -171,6 +187,7 @@ class Dispatcher:
             now_s = self._clock()
             self.busy_s += now_s - started_s
             self.workers.finish(worker, now_s)
+            lane.in_flight -= 1
             self._pump()
 
     async def _answer(self, lane: Lane, batch: Dispatch, started_s: float) -> None:

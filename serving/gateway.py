@@ -1,7 +1,7 @@
 """What happens to one request: admit, enqueue, decide, run, split, account. No wire in here."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from serving.core.admission import Rejected as Refusal
@@ -60,10 +60,34 @@ class Gateway:
         self._dispatcher = dispatcher
         self._clock = clock
         self._versions: dict[str, dict[str, Lane]] = {}
-        for lane in sorted(lanes, key=lambda lane: int(lane.family.version)):
-            self._versions.setdefault(lane.family.name, {})[lane.family.version] = lane
-        self._latest = {name: next(reversed(versions.values())) for name, versions in self._versions.items()}
+        self._latest: dict[str, Lane] = {}
+        self._offer(lanes)
         self.ready = False
+
+    def exchange(self, coming: Sequence[Lane], going: Sequence[Lane]) -> None:
+        """Offer other models from this moment on: no request comes between the old ones and the new.
+
+        A lane that goes still serves whoever holds it: see `drained`.
+        """
+        for lane in coming:
+            self._dispatcher.add(lane)
+        kept = [lane for versions in self._versions.values() for lane in versions.values() if lane not in going]
+        self._offer([*kept, *coming])
+        for lane in going:
+            lane.retire()
+
+    async def drained(self, lane: Lane) -> None:
+        """Wait until nobody needs a lane that is offered no longer; then it is gone."""
+        await self._dispatcher.remove(lane)
+        lane.publish_state()
+
+    def _offer(self, lanes: Iterable[Lane]) -> None:
+        versions: dict[str, dict[str, Lane]] = {}
+        for lane in sorted(lanes, key=lambda lane: (lane.family.name, int(lane.family.version))):
+            versions.setdefault(lane.family.name, {})[lane.family.version] = lane
+        # Replaced whole: whoever walks through the old ones is not disturbed.
+        self._versions = versions
+        self._latest = {name: next(reversed(found.values())) for name, found in versions.items()}
 
     @property
     def lanes(self) -> dict[str, dict[str, Lane]]:
@@ -134,6 +158,7 @@ class Gateway:
             raise
         except Expired:
             outcome = Outcome.EXPIRED
+            lane.scheduler.ended(request, None)
             raise
         else:
             outcome = Outcome.MET  # or late: counted with the answer
@@ -148,6 +173,7 @@ class Gateway:
         reason = lane.scheduler.explain(request, answer.variant)
         queue_s = max(0.0, answer.started_s - request.arrival_s)
         met = now_s <= request.deadline_s
+        lane.scheduler.ended(request, answer.variant if met else None)
         lane.scheduler.observe_overhead(now_s - answer.started_s - answer.service_s)
         done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
         lane.count_answer(done, met=met)

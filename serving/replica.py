@@ -5,18 +5,18 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from models.calibrate import Progress, profile_family, random_inputs
+from models.calibrate import Progress
 from models.manifest import LatencyProfile
 from models.repository import Artifact
-from models.runner import Runner, open_variants
-from serving.catalog import open_catalog
+from serving.catalog import Catalog
 from serving.codec.limits import CodecLimits
 from serving.config import LimitSettings, ServerSettings, Settings
+from serving.control import ModelControl
 from serving.dispatcher import Dispatcher
 from serving.door import Door
+from serving.engine import Engine, EngineFactory, local_engine
 from serving.gateway import Gateway
 from serving.http.fdshare import acquire_listener
 from serving.http.front import Front, MetricsPage
@@ -25,13 +25,14 @@ from serving.http.limits import HttpLimits
 from serving.http.pages import build_pages
 from serving.http.server import DrainSummary, HttpServer
 from serving.lane import Lane
-from serving.local_pool import LocalPool
+from serving.ledger import Ledger
+from serving.load import LoadMeter
 from serving.logs import LevelWatch
 from serving.metrics import Metrics
 from serving.observer import Observer
-from serving.ports import ModelFailed, VariantBackend
 from serving.process_metrics import ProcessMetrics
-from serving.run_folder import LEAVING, LISTEN, METRICS
+from serving.run_folder import LEAVING, LISTEN, METRICS, STOCK
+from serving.stock import Stock
 from serving.tracing import Tracer
 
 FLUSH_INTERVAL_S = 0.2
@@ -40,86 +41,12 @@ LOOK_INTERVAL_S = 1.0
 """How often the process looks at itself, and for a changed log level."""
 STUCK_AFTER_S = 60.0
 """A batch that runs this long has hung its worker: the replica calls itself unhealthy."""
-WARM_UP_RUNS = 3
-WARM_UP_BUDGET_S = 30.0
 
 log = logging.getLogger("gearshift.replica")
-
-Profiles = Mapping[str, dict[str, LatencyProfile]]
-"""Profiles by model key, then by variant name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """Where models run, and how long they take there."""
-
-    backend: VariantBackend
-    profiles: Profiles
-
-
-EngineFactory = Callable[[Settings, Sequence[Artifact], Progress], Awaitable[Engine]]
 
 
 class UnhealthyError(RuntimeError):
     """The replica should be replaced; the message says why."""
-
-
-async def local_engine(settings: Settings, artifacts: Sequence[Artifact], progress: Progress) -> Engine:
-    """Sessions of every variant in threads of this process."""
-    return await asyncio.to_thread(_local_engine, settings, artifacts, progress)
-
-
-def _local_engine(settings: Settings, artifacts: Sequence[Artifact], progress: Progress) -> Engine:
-    sessions = load_sessions(artifacts, progress)
-    profiles = calibrated(settings, artifacts, sessions, progress)
-    return Engine(LocalPool(sessions, settings.thread_workers()), profiles)
-
-
-def load_sessions(artifacts: Sequence[Artifact], progress: Progress) -> dict[tuple[str, str], Runner]:
-    """A runner for every variant, by (model key, variant name)."""
-    runners = {}
-    for artifact in artifacts:
-        progress(f"loading {artifact.key}")
-        for name, runner in open_variants(artifact).items():
-            runners[artifact.key, name] = runner
-    return runners
-
-
-def calibrated(
-    settings: Settings,
-    artifacts: Sequence[Artifact],
-    sessions: Mapping[tuple[str, str], Runner],
-    progress: Progress,
-    *,
-    refresh: bool = False,
-) -> Profiles:
-    """The profiles of every variant on this host, measured where they are not known yet (`refresh`: anew)."""
-    return {
-        artifact.key: profile_family(
-            artifact.family,
-            lambda variant, key=artifact.key: sessions[key, variant.name],  # type: ignore[misc]  # bound per artifact
-            cache_dir=settings.models.cache_dir,
-            watts_per_core=settings.models.watts_per_core,
-            refresh=refresh,
-            progress=progress,
-        )
-        for artifact in artifacts
-    }
-
-
-async def warm_up(gateway: Gateway, backend: VariantBackend) -> None:
-    """Run every variant on every worker a few times: first runs allocate, and callers should not wait for that."""
-    for versions in gateway.lanes.values():
-        for lane in versions.values():
-            inputs = random_inputs(lane.family.inputs, 1)
-            for variant in lane.variants:
-                for _ in range(WARM_UP_RUNS):
-                    with contextlib.suppress(ModelFailed):  # random inputs need not make sense to every model
-                        runs = [
-                            backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S)
-                            for _ in range(backend.workers)
-                        ]
-                        await asyncio.gather(*runs)
 
 
 class Replica:
@@ -131,18 +58,22 @@ class Replica:
         gateway: Gateway,
         dispatcher: Dispatcher,
         engine: Engine,
+        stock: Stock,
         metrics: Metrics,
         servers: tuple[HttpServer, HttpServer],
         front: Front,
     ) -> None:
         self.gateway = gateway
         self.front = front
+        self.control: ModelControl = stock
+        self._stock = stock
         self._settings = settings
         self._dispatcher = dispatcher
         self._engine = engine
         self._metrics = metrics
         self._api, self._metrics_server = servers
         self._beat: asyncio.Task[None] | None = None
+        self.load = LoadMeter(gateway, dispatcher, settings.autoscaling.window_s, time.monotonic)
         self._tracer: Tracer | None = None
 
     @classmethod
@@ -157,36 +88,28 @@ class Replica:
         Must be called in the event loop that is to serve. When it raises, nothing is left behind.
         """
         async with contextlib.AsyncExitStack() as undo:
-            artifacts = await asyncio.to_thread(open_catalog, settings.models)
-            engine = await engine_factory(settings, artifacts, progress)
+            engine = await engine_factory(settings, progress)
             undo.push_async_callback(engine.backend.close)
             metrics = Metrics(settings.run_folder / METRICS)
             undo.callback(metrics.close)
             tracer = _tracer(settings, metrics)
             if tracer is not None:
                 undo.callback(tracer.close)
-            lanes = [
-                Lane(
-                    artifact.family,
-                    engine.profiles[artifact.key],
-                    settings.scheduler,
-                    settings.limits.max_queue_bytes,
-                    metrics,
-                    engine.backend.batch_overhead_s,
-                )
-                for artifact in artifacts
-            ]
-            dispatcher = Dispatcher(engine.backend, lanes, time.monotonic, tracer)
+            dispatcher = Dispatcher(engine.backend, (), time.monotonic, tracer)
             undo.push_async_callback(dispatcher.close)
-            gateway = Gateway(lanes, dispatcher, time.monotonic)
+            gateway = Gateway((), dispatcher, time.monotonic)
+            stock = await asyncio.to_thread(_stock, settings, engine, gateway, metrics)
+            undo.push_async_callback(stock.close)
+            await stock.open(progress)
             door = Door(gateway, time.monotonic, _observer(settings, tracer))
             infer = InferRoute(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic)
-            front = Front(infer, build_pages(gateway, infer, metrics))
+            front = Front(infer, build_pages(gateway, infer, metrics, stock, settings))
             servers = await cls._listen(settings, front, metrics, undo)
-            replica = cls(settings, gateway, dispatcher, engine, metrics, servers, front)
+            replica = cls(settings, gateway, dispatcher, engine, stock, metrics, servers, front)
             replica._tracer = tracer
+            replica.load.read()
             replica._beat = asyncio.create_task(replica._publish())
-            await warm_up(gateway, engine.backend)
+            stock.start()
             gateway.ready = True
             undo.pop_all()
         log.info("ready", extra={"address": ":".join(map(str, replica.address)), "models": list(gateway.lanes)})
@@ -242,6 +165,7 @@ class Replica:
         """Drain: not ready any more, finish what was accepted, then let go of everything. Bounded in time."""
         self.leave()
         await asyncio.sleep(self._settings.server.lame_duck_s)
+        await self._stock.close()
         summary = await self._api.drain(self._settings.server.drain_s)
         await self._dispatcher.close()
         await self._engine.backend.close()
@@ -280,11 +204,22 @@ class Replica:
                 due_s = time.monotonic() + LOOK_INTERVAL_S
                 process.update()
                 level.follow()
+                self.load.read()
             try:
                 self._metrics.flush()
             except OSError as error:  # a full disk must not end serving; the numbers stay in memory
                 log.warning("metrics cannot be written: %s", error.strerror)
             await asyncio.sleep(FLUSH_INTERVAL_S)
+
+
+def _stock(settings: Settings, engine: Engine, gateway: Gateway, metrics: Metrics) -> Stock:
+    def lane(artifact: Artifact, profiles: Mapping[str, LatencyProfile]) -> Lane:
+        queue_bytes, overhead_s = settings.limits.max_queue_bytes, engine.backend.batch_overhead_s
+        demand = settings.autoscaling.demand(artifact.family.name)
+        return Lane(artifact.family, dict(profiles), settings.scheduler, queue_bytes, metrics, overhead_s, demand)
+
+    ledger = Ledger(settings.run_folder / STOCK, settings.models)
+    return Stock(settings.models, Catalog(settings.models), ledger, engine, gateway, lane, metrics)
 
 
 def _tracer(settings: Settings, metrics: Metrics) -> Tracer | None:

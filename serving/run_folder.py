@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 METRICS = "metrics"
 LISTEN = "listen"
 LOGS = "logs"
+STOCK = "stock"
 LEAVING = "leaving"
 """A file whose presence asks every gateway of the node to leave: unready, still serving."""
 LOG_LEVEL = "log-level"
@@ -37,6 +38,7 @@ def claimed(folder: Path) -> Iterator[Path]:
         raise RunFolderError(f"{folder} cannot be used: {error.strerror}; set engine.runtime_dir") from error
     try:
         shutil.rmtree(folder / METRICS, ignore_errors=True)
+        shutil.rmtree(folder / STOCK, ignore_errors=True)
         (folder / LOG_LEVEL).unlink(missing_ok=True)
         _keep_previous(folder / LOGS)
         yield folder

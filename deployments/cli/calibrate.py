@@ -10,6 +10,7 @@ from deployments.cli.models import described
 from models.calibrate import processor
 from serving.catalog import open_catalog
 from serving.config import load_settings
+from serving.engine import calibrated, load_sessions
 
 
 def calibrate(
@@ -23,8 +24,6 @@ def calibrate(
 
     `serve` does this by itself when it meets a variant for the first time; do it again when the host changed.
     """
-    from serving.replica import calibrated, load_sessions  # the web framework takes half a second to import
-
     settings = load_settings(config, overrides={"models": {"repository": model or models}})
     artifacts = open_catalog(settings.models)
     with out.status("calibrating") as status:

@@ -22,8 +22,8 @@ ConfigOption = Annotated[
     typer.Option("--config", help="Settings file (TOML). Default: $GEARSHIFT_CONFIG.", show_default=False),
 ]
 ModelsOption = Annotated[
-    Path | None,
-    typer.Option("--models", help="Folder of families. Default: the demo family.", show_default=False),
+    str | None,
+    typer.Option("--models", help="Folder of families, or its URL. Default: the demo families.", show_default=False),
 ]
 
 

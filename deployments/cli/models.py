@@ -17,8 +17,8 @@ from deployments.cli.common import (
 )
 from models.calibrate import known_profiles
 from models.manifest import LatencyProfile
-from models.repository import Artifact, RepositoryError, bare_family, latest, open_repository, publish
-from serving.catalog import demo_repository
+from models.repository import Artifact, RepositoryError, bare_family, latest, publish
+from serving.catalog import Catalog
 from serving.config import Settings, load_settings
 from serving.core.fleet import view_variants
 from serving.http.describe import describe_variants
@@ -33,7 +33,7 @@ OWN_REPOSITORY = Path("gearshift-models")
 def list_models(models: ModelsOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """List the families of a repository, and the versions that cannot be served, with the reason."""
     settings = _settings(models, config)
-    listing = open_repository(settings.models.repository or demo_repository())
+    listing = Catalog(settings.models.model_copy(update={"versions": "all"})).survey()
     entries = [
         {
             "name": artifact.family.name,
@@ -45,7 +45,7 @@ def list_models(models: ModelsOption = None, as_json: JsonOption = False, config
         for artifact in listing.artifacts
     ]
     if as_json:
-        refused = [{"version": key, "reason": reason} for key, reason in listing.refused]
+        refused = [{"version": key, "reason": reason} for key, reason in listing.refused.items()]
         print_json({"families": entries, "refused": refused})
         return
     for entry in entries:
@@ -53,7 +53,7 @@ def list_models(models: ModelsOption = None, as_json: JsonOption = False, config
             f"[bold]{entry['name']}[/bold] {entry['version']}  {entry['variants']} variants, "
             f"{size_text(int(str(entry['size_bytes'])))}  [dim]{entry['description']}[/dim]"
         )
-    for key, reason in listing.refused:
+    for key, reason in listing.refused.items():
         err.print(f"{key} cannot be served: {reason}", style="red", markup=False)
 
 
@@ -69,10 +69,10 @@ def show(
     Times are known after `gearshift serve` or `gearshift calibrate` measured them.
     """
     settings = _settings(models, config)
-    root = settings.models.repository or demo_repository()
-    artifact = latest(open_repository(root).artifacts).get(name)
+    catalog = Catalog(settings.models)
+    artifact = latest(catalog.survey((name,)).artifacts).get(name)
     if artifact is None:
-        raise RepositoryError(f"{root} holds no family '{name}' that can be served; see gearshift models list")
+        raise RepositoryError(f"{catalog.place} holds no family '{name}' that can be served; see gearshift models list")
     profiles = known_profiles(
         artifact.family, cache_dir=settings.models.cache_dir, watts_per_core=settings.models.watts_per_core
     )
@@ -150,5 +150,5 @@ def _labels(path: Path) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _settings(models: Path | None, config: Path | None) -> Settings:
+def _settings(models: str | None, config: Path | None) -> Settings:
     return load_settings(config, overrides={"models": {"repository": models}})

@@ -30,8 +30,8 @@ def serve(
         typer.Argument(help="One .onnx file to serve as it is. Default: --models.", show_default=False),
     ] = None,
     models: Annotated[
-        Path | None,
-        typer.Option("--models", help="Folder of families. Default: the demo family.", show_default=False),
+        str | None,
+        typer.Option("--models", help="Folder of families, or its URL. Default: the demo families.", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the single file is called.", show_default=False)] = None,
     engine: Annotated[

@@ -78,7 +78,7 @@ def simulate(
     """
     _check(scenario, suite, json_file, report)
     wanted = Wanted(
-        repository=models or demo_repository(),
+        repository=Path(models) if models else demo_repository(),
         durations=tuple(durations or ()),
         policies=tuple(policy or ()),
         seeds=seeds,

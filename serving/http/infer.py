@@ -64,19 +64,19 @@ class InferRoute:
         head = _Head()
         try:
             _read_head(scope["headers"], head)
-            lane = self._gateway.lane(*_target(scope))
-            body = await self._body(receive, head)
-            if body is None:
-                return  # the caller left before it had sent everything
-            received_s = scope.get(RECEIVED_KEY) or self._clock()
-            if self._observer is not None:
-                head.watched = self._observer.begin(lane, received_s, head.traceparent)
-            await self._door.enter(lane, _peek(lane, body, head), received_s)
-            request = await self._decode(lane, body, head)
-            result = await self._gateway.infer(
-                lane, self._call(lane, request, head, received_s, len(body)), _disconnect_hook(scope)
-            )
-            content, headers = await self._encode(lane, request, result, head)
+            with self._gateway.lane(*_target(scope)) as lane:
+                body = await self._body(receive, head)
+                if body is None:
+                    return  # the caller left before it had sent everything
+                received_s = scope.get(RECEIVED_KEY) or self._clock()
+                if self._observer is not None:
+                    head.watched = self._observer.begin(lane, received_s, head.traceparent)
+                await self._door.enter(lane, _peek(lane, body, head), received_s)
+                request = await self._decode(lane, body, head)
+                result = await self._gateway.infer(
+                    lane, self._call(lane, request, head, received_s, len(body)), _disconnect_hook(scope)
+                )
+                content, headers = await self._encode(lane, request, result, head)
         except GearshiftError as error:
             await self._refuse(error, head, send)
             return
