@@ -28,6 +28,8 @@ class Variable:
     value: str
     why: str
     forced: bool = False
+    on_cluster: bool = False
+    """Whether the pods of a cluster that somebody else starts should have it too."""
 
 
 VARIABLES = (
@@ -46,7 +48,7 @@ VARIABLES = (
         " and unpickles what it receives: it must ask for a token",
         forced=True,
     ),
-    Variable("RAY_USAGE_STATS_ENABLED", "0", "no telemetry", forced=True),
+    Variable("RAY_USAGE_STATS_ENABLED", "0", "no telemetry", forced=True, on_cluster=True),
     # Faster start (two shared cores, a run or two each: ratios). The processes left out are in node.py.
     Variable(
         "RAY_preload_python_modules",
@@ -56,18 +58,28 @@ VARIABLES = (
     Variable("RAY_enable_worker_prestart", "1", "without workers started ahead a deploy takes 2 s longer"),
     Variable("RAY_prestart_worker_first_driver", "1", "same"),
     # The data path.
-    Variable("RAY_worker_niceness", "0", "default 15: any neighbour on a small node would starve the replicas"),
+    Variable(
+        "RAY_worker_niceness", "0", "default 15: any neighbour on a small node starves the replicas", on_cluster=True
+    ),
     Variable(
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
         "0",
         "handle calls and our listeners share one loop (uvloop): no hop between threads",
+        on_cluster=True,
     ),
-    Variable("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0", "same, for the calling side of a handle in a replica"),
-    Variable("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1", "52 KB take 2.4 ms, by an actor call 3.9 ms"),
-    Variable("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(256 * 1024 * 1024), "default 4 MiB cuts big batches"),
-    Variable("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1000", "log lines are flushed in blocks"),
+    Variable("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0", "same, for the calling side of a handle", on_cluster=True),
+    Variable("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1", "52 KB take 2.4 ms, by an actor call 3.9 ms", on_cluster=True),
+    Variable(
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH",
+        str(256 * 1024 * 1024),
+        "default 4 MiB cuts big batches",
+        on_cluster=True,
+    ),
+    Variable("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1000", "log lines are flushed in blocks", on_cluster=True),
     # Less work while idle; not measured one by one.
-    Variable("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000", "default 100: wakes every replica 10 times/s"),
+    Variable(
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000", "default 100: wakes every replica 10 times/s", on_cluster=True
+    ),
     Variable("RAY_metrics_report_interval_ms", "30000", "nobody scrapes Ray's own metrics on a single node"),
     Variable("RAY_event_stats", "0", "no timing of every event in the C++ processes"),
     # Quiet.
@@ -124,6 +136,11 @@ def configure_environment(
     # In the environment, and not in ~/.ray where Ray would write it: another run has another token, a
     # read-only home works, and /proc/PID/environ is readable by the same user only.
     environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def cluster_environment() -> dict[str, str]:
+    """The variables for every pod of a cluster. Its addresses and its token are KubeRay's to set."""
+    return {variable.name: variable.value for variable in VARIABLES if variable.on_cluster}
 
 
 def quiet_loggers() -> None:

@@ -159,6 +159,19 @@ async def test_the_cap_does_not_keep_a_last_holder_from_its_backlog(serve: Serve
         sock.close()
 
 
+async def test_a_leaving_server_serves_on_and_ends_each_connection(serve: Serve) -> None:
+    server = await serve()
+    async with client(server) as (old, old_writer):
+        old_writer.write(GET)
+        assert not closes(await head(old))
+        server.begin_leaving()
+        old_writer.write(GET)
+        assert closes(await head(old))
+    async with client(server) as (new, new_writer):  # a load balancer that does not know yet
+        new_writer.write(GET)
+        assert closes(await head(new))
+
+
 async def test_another_holder_takes_the_backlog(serve: Serve, tmp_path: Path) -> None:
     leaving = await serve(rendezvous=tmp_path / "r")
     staying = await serve(rendezvous=tmp_path / "r", port=leaving.address[1])
