@@ -21,11 +21,22 @@ class Workers:
     def __init__(self, count: int, depth: int = 1) -> None:
         """`count` workers (>= 1) with at most `depth` batches each in flight."""
         self._workers = [_Worker() for _ in range(count)]
+        self._leaving: dict[int, _Worker] = {}
         self._depth = depth
         self.in_flight = 0
 
     def __len__(self) -> int:
         return len(self._workers)
+
+    def resize(self, count: int) -> None:
+        """There are `count` workers (>= 1) from now on. Batches of those that leave end, and count no more."""
+        for number in range(count, len(self._workers)):
+            if self._workers[number].expected_s:
+                self._leaving[number] = self._workers[number]
+        del self._workers[count:]
+        for number in range(len(self._workers), count):
+            self._workers.append(self._leaving.pop(number, None) or _Worker())
+        self.in_flight = sum(len(worker.expected_s) for worker in self._workers)
 
     @property
     def idle(self) -> int:
@@ -62,10 +73,13 @@ class Workers:
 
     def finish(self, number: int, now_s: float) -> None:
         """The batch that ran on this worker has ended; a second one starts now."""
-        worker = self._workers[number]
+        worker = self._workers[number] if number < len(self._workers) else self._leaving[number]
         worker.expected_s.popleft()
         worker.free_at_s = now_s + sum(worker.expected_s)
-        self.in_flight -= 1
+        if number < len(self._workers):
+            self.in_flight -= 1
+        elif not worker.expected_s:
+            del self._leaving[number]
 
     def _next(self, now_s: float) -> int:
         open_to_more = [i for i, worker in enumerate(self._workers) if len(worker.expected_s) < self._depth]

@@ -92,3 +92,35 @@ def test_shares_cover_the_workers_and_nobody_counts_on_none(workers: int, gatewa
     assert share >= 1
     assert share * gateways >= workers
     assert (share - 1) * gateways < workers
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 2),
+    st.lists(st.tuples(st.sampled_from(("start", "finish", "resize")), st.integers(1, 5)), max_size=40),
+    st.data(),
+)
+def test_workers_come_and_go_without_losing_count(
+    count: int, depth: int, events: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    """Batches of a worker that leaves are ended like others; a worker that is back has what it had."""
+    workers = Workers(count, depth)
+    flying: list[int] = []
+    for now, (what, number) in enumerate(events):
+        if what == "start" and workers.idle > 0:
+            flying.append(workers.start(float(now), float(number)))
+            assert flying[-1] < len(workers)
+        elif what == "finish" and flying:
+            flying.remove(done := data.draw(st.sampled_from(flying)))
+            workers.finish(done, float(now))
+        elif what == "resize":
+            workers.resize(number)
+            count = number
+        assert len(workers) == count
+        assert workers.in_flight == sum(1 for worker in flying if worker < count)
+        assert workers.idle == count * depth - workers.in_flight
+        assert len(workers.free_at_s(float(now))) == count
+    workers.resize(1)
+    for number in flying:
+        workers.finish(number, 100.0)
+    assert workers.idle == depth
