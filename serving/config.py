@@ -46,7 +46,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _place(value: object) -> object:
+def _place(value: str | Path) -> str | Path:
     return to_place(value) if isinstance(value, str) else value
 
 
@@ -67,6 +67,8 @@ class ServerSettings(_Section):
     """Address to listen on. Loopback by default: there is no authentication."""
     http_port: Port = 8000
     """Port of the inference API. 0 picks a free one."""
+    grpc_port: Port | Literal["off"] = 8001
+    """Port of the inference API over gRPC. 0 picks a free one; `off`: there is none."""
     metrics_port: Port = 8002
     """Port of the Prometheus page, right for all replicas of the node. 0 picks a free one."""
     backlog: Annotated[int, Field(ge=1, le=65535)] = 1024
@@ -109,7 +111,7 @@ class EngineSettings(_Section):
 class ModelSettings(_Section):
     """What is served."""
 
-    repository: Annotated[Path | str, BeforeValidator(_place)] | None = None
+    repository: Annotated[str | Path, AfterValidator(_place)] | None = None
     """Folder of families, NAME/VERSION/family.json, its URL in an object store (s3://, gs://), or one .onnx file.
     Default: the demo families."""
     name: str | None = None
@@ -132,6 +134,21 @@ class ModelSettings(_Section):
     """Power one busy core draws, watts: turns processor time into the energy estimate. 0: no estimate."""
 
 
+class CacheSettings(_Section):
+    """Answers kept for callers who ask the same again. Off unless a model is named."""
+
+    models: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Models whose answers are kept; `*`: all. For models that always answer the same inputs alike."""
+    max_bytes: Bytes = 64 * 1024 * 1024
+    """Most memory for the answers of one version of a model, in each gateway replica."""
+    max_age_s: Seconds = 300.0
+    """An answer older than this is not given again."""
+
+    def keeps(self, model: str) -> bool:
+        """Whether the answers of a model are kept."""
+        return "*" in self.models or model in self.models
+
+
 class LimitSettings(_Section):
     """What one client may ask of the gateway."""
 
@@ -145,6 +162,10 @@ class LimitSettings(_Section):
     """Whether binary float inputs may hold NaN or infinity (JSON cannot)."""
     max_connections: Annotated[int, Field(ge=1)] = 1024
     """Open connections a replica; more wait in the backlog."""
+    max_streams: Annotated[int, Field(ge=1)] = 256
+    """Calls that may be open at once on one gRPC connection; further ones wait at their client."""
+    connection_age_s: Seconds = 600.0
+    """A gRPC connection this old is told to go, losing no call: so new replicas get their share of the clients."""
     max_header_bytes: Bytes = 16 * 1024
     """Request line and headers together."""
     max_headers: Annotated[int, Field(ge=4)] = 100
@@ -295,6 +316,7 @@ class Settings(_Section):
     server: ServerSettings = Field(default_factory=ServerSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     scheduler: SchedulerSettings = Field(default_factory=SchedulerSettings)
     autoscaling: AutoscalingSettings = Field(default_factory=AutoscalingSettings)
