@@ -6,6 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from models.calibrate import Progress
 from models.manifest import LatencyProfile
@@ -24,6 +25,7 @@ from serving.http.infer import InferRoute
 from serving.http.limits import HttpLimits
 from serving.http.pages import build_pages
 from serving.http.server import DrainSummary, HttpServer
+from serving.http2.limits import Http2Limits
 from serving.lane import Lane
 from serving.ledger import Ledger
 from serving.load import LoadMeter
@@ -34,6 +36,9 @@ from serving.process_metrics import ProcessMetrics
 from serving.run_folder import LEAVING, LISTEN, METRICS, STOCK
 from serving.stock import Stock
 from serving.tracing import Tracer
+
+if TYPE_CHECKING:
+    from serving.grpc.server import GrpcServer
 
 FLUSH_INTERVAL_S = 0.2
 """How old this process's numbers may be on the metrics page of another replica."""
@@ -62,6 +67,7 @@ class Replica:
         metrics: Metrics,
         servers: tuple[HttpServer, HttpServer],
         front: Front,
+        grpc: "GrpcServer | None" = None,
     ) -> None:
         self.gateway = gateway
         self.front = front
@@ -72,6 +78,7 @@ class Replica:
         self._engine = engine
         self._metrics = metrics
         self._api, self._metrics_server = servers
+        self._grpc = grpc
         self._beat: asyncio.Task[None] | None = None
         self.load = LoadMeter(gateway, dispatcher, settings.autoscaling.window_s, time.monotonic)
         self._tracer: Tracer | None = None
@@ -105,7 +112,8 @@ class Replica:
             infer = InferRoute(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic)
             front = Front(infer, build_pages(gateway, infer, metrics, stock, settings))
             servers = await cls._listen(settings, front, metrics, undo)
-            replica = cls(settings, gateway, dispatcher, engine, stock, metrics, servers, front)
+            grpc = await _listen_grpc(settings, gateway, door, metrics, stock, undo)
+            replica = cls(settings, gateway, dispatcher, engine, stock, metrics, servers, front, grpc)
             replica._tracer = tracer
             replica.load.read()
             replica._beat = asyncio.create_task(replica._publish())
@@ -148,6 +156,11 @@ class Replica:
         """Host and port of the metrics page."""
         return self._metrics_server.address
 
+    @property
+    def grpc_address(self) -> tuple[str, int] | None:
+        """Host and port of the API over gRPC; None where there is none."""
+        return None if self._grpc is None else self._grpc.address
+
     def check(self) -> None:
         """Raise `UnhealthyError` when this replica should be replaced."""
         age_s = self._dispatcher.oldest_batch_s()
@@ -160,13 +173,20 @@ class Replica:
         """Not ready from now on, so that load balancers look elsewhere. What comes all the same is served."""
         self.gateway.ready = False
         self._api.begin_leaving()
+        if self._grpc is not None:
+            self._grpc.begin_leaving()
 
     async def stop(self) -> DrainSummary:
         """Drain: not ready any more, finish what was accepted, then let go of everything. Bounded in time."""
         self.leave()
         await asyncio.sleep(self._settings.server.lame_duck_s)
         await self._stock.close()
-        summary = await self._api.drain(self._settings.server.drain_s)
+        drain_s = self._settings.server.drain_s
+        drains = (
+            [self._api.drain(drain_s)] if self._grpc is None else [self._api.drain(drain_s), self._grpc.drain(drain_s)]
+        )
+        ends = await asyncio.gather(*drains)
+        summary = DrainSummary(sum(end.finished for end in ends), sum(end.aborted for end in ends))
         await self._dispatcher.close()
         await self._engine.backend.close()
         if self._beat is not None:
@@ -199,7 +219,7 @@ class Replica:
             workers.value = len(self._dispatcher.workers)
             busy.value = self._dispatcher.workers.busy
             busy_seconds.value = self._dispatcher.busy_s
-            connections.value = len(self._api.connections)
+            connections.value = len(self._api.connections) + (0 if self._grpc is None else len(self._grpc.connections))
             if time.monotonic() >= due_s:
                 due_s = time.monotonic() + LOOK_INTERVAL_S
                 process.update()
@@ -212,11 +232,50 @@ class Replica:
             await asyncio.sleep(FLUSH_INTERVAL_S)
 
 
+async def _listen_grpc(
+    settings: Settings,
+    gateway: Gateway,
+    door: Door,
+    metrics: Metrics,
+    control: ModelControl,
+    undo: contextlib.AsyncExitStack,
+) -> "GrpcServer | None":
+    if settings.server.grpc_port == "off":
+        return None
+    from serving.grpc.assembly import open_office  # the generated code takes half a second to import
+    from serving.grpc.server import GrpcServer
+
+    listening = await asyncio.to_thread(
+        acquire_listener,
+        settings.server.host,
+        settings.server.grpc_port,
+        backlog=settings.server.backlog,
+        rendezvous=settings.run_folder / LISTEN,
+    )
+    tls = _tls(settings.server)
+    if tls is not None:
+        tls.set_alpn_protocols(["h2"])
+    office = open_office(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic, control)
+    server = GrpcServer(office, listening, _http2_limits(settings.limits), tls=tls)
+    undo.push_async_callback(server.close)
+    await server.start()
+    return server
+
+
 def _stock(settings: Settings, engine: Engine, gateway: Gateway, metrics: Metrics) -> Stock:
     def lane(artifact: Artifact, profiles: Mapping[str, LatencyProfile]) -> Lane:
         queue_bytes, overhead_s = settings.limits.max_queue_bytes, engine.backend.batch_overhead_s
         demand = settings.autoscaling.demand(artifact.family.name)
-        return Lane(artifact.family, dict(profiles), settings.scheduler, queue_bytes, metrics, overhead_s, demand)
+        return Lane(
+            artifact.family,
+            dict(profiles),
+            settings.scheduler,
+            queue_bytes,
+            metrics,
+            overhead_s,
+            demand,
+            settings.cache,
+        )
 
     ledger = Ledger(settings.run_folder / STOCK, settings.models)
     return Stock(settings.models, Catalog(settings.models), ledger, engine, gateway, lane, metrics)
@@ -253,6 +312,20 @@ def _http_limits(limits: LimitSettings) -> HttpLimits:
         body_timeout_s=limits.body_timeout_s,
         keep_alive_s=limits.idle_timeout_s,
         write_timeout_s=limits.write_timeout_s,
+    )
+
+
+def _http2_limits(limits: LimitSettings) -> Http2Limits:
+    return Http2Limits(
+        max_connections=limits.max_connections,
+        max_streams=limits.max_streams,
+        max_header_bytes=limits.max_header_bytes,
+        max_headers=limits.max_headers,
+        header_timeout_s=limits.header_timeout_s,
+        body_timeout_s=limits.body_timeout_s,
+        idle_s=limits.idle_timeout_s,
+        write_timeout_s=limits.write_timeout_s,
+        max_age_s=limits.connection_age_s,
     )
 
 

@@ -31,7 +31,9 @@ def serve(
     ] = None,
     models: Annotated[
         str | None,
-        typer.Option("--models", help="Folder of families, or its URL. Default: the demo families.", show_default=False),
+        typer.Option(
+            "--models", help="Folder of families, or its URL. Default: the demo families.", show_default=False
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the single file is called.", show_default=False)] = None,
     engine: Annotated[
@@ -45,6 +47,9 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Batches at the same time.", show_default="one a core")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of the API.", show_default="8000")] = None,
+    grpc_port: Annotated[
+        str | None, typer.Option(help="Port of the API over gRPC, or off.", show_default="8001")
+    ] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics.", show_default="8002")] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -58,7 +63,7 @@ def serve(
     settings = load_settings(
         config,
         overrides={
-            "server": {"host": host, "http_port": http_port, "metrics_port": metrics_port},
+            "server": {"host": host, "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port},
             "engine": {"kind": engine, "topology": topology, "replicas": replicas, "workers": workers},
             "models": {"repository": model or models, "name": name},
         },
@@ -80,7 +85,7 @@ def serve(
 def _with_ports(settings: Settings) -> Settings:
     """Ports of 0 become free ones now: all replicas must agree on them."""
     chosen = {}
-    for key in ("http_port", "metrics_port"):
+    for key in ("http_port", "grpc_port", "metrics_port"):
         if getattr(settings.server, key) == 0:
             with socket.create_server((settings.server.host, 0)) as probe:
                 chosen[key] = probe.getsockname()[1]
@@ -121,7 +126,7 @@ async def _inprocess(settings: Settings, status: Status) -> int:
         await asyncio.gather(starting, return_exceptions=True)
         return 0
     replica = await starting
-    await asyncio.to_thread(_announce, settings, status, replica.address, replica.metrics_address)
+    await asyncio.to_thread(_announce, settings, status)
     await stopping
     out.print("draining")
     summary = await replica.stop()
@@ -129,17 +134,12 @@ async def _inprocess(settings: Settings, status: Status) -> int:
     return 0
 
 
-def _announce(
-    settings: Settings,
-    status: Status,
-    api: tuple[str, int] | None = None,
-    metrics: tuple[str, int] | None = None,
-) -> None:
+def _announce(settings: Settings, status: Status) -> None:
     """Print where to call and what is served, as the running server itself tells it."""
-    host, port = api or (settings.server.host, settings.server.http_port)
-    metrics_host, metrics_port = metrics or (settings.server.host, settings.server.metrics_port)
-    scheme = "http" if settings.server.tls_certfile is None else "https"
-    url = f"{scheme}://{_reachable(host)}:{port}"
+    server = settings.server
+    host = _reachable(server.host)
+    scheme = "http" if server.tls_certfile is None else "https"
+    url = f"{scheme}://{host}:{server.http_port}"
     with httpx.Client(base_url=url, timeout=10, verify=False) as client:  # noqa: S501 - our own server, just started
         described = {
             model["name"]: client.get(f"/v2/models/{model['name']}").raise_for_status().json()
@@ -150,7 +150,9 @@ def _announce(
         out.print(variant_table(f"{name} {model['gearshift']['version']}", model["gearshift"]["variants"]))
         out.print()
     out.print(f"API      {url}    (documentation: {url}/docs)", highlight=False)
-    out.print(f"metrics  http://{_reachable(metrics_host)}:{metrics_port}/metrics", highlight=False)
+    if server.grpc_port != "off":
+        out.print(f"gRPC     {host}:{server.grpc_port}", highlight=False)
+    out.print(f"metrics  http://{host}:{server.metrics_port}/metrics", highlight=False)
     if settings.engine.kind == "ray":
         out.print(f"logs     {settings.run_folder / LOGS}", highlight=False)
     out.print()

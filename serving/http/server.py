@@ -14,12 +14,11 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from serving.http.fdshare import SharedListener
+from serving.http.leaving import leave_socket
 from serving.http.limits import HttpLimits
 from serving.http.listener import Listener
 from serving.http.protocol import Guard, GuardedProtocol
 
-_BACKLOG_QUIET_S = 0.05
-_BACKLOG_LIMIT_S = 2.0
 _POLL_S = 0.02
 
 _logger = logging.getLogger("gearshift.http")
@@ -84,6 +83,12 @@ class HttpServer:
         self._tick()
         self._listener.start()
 
+    def begin_leaving(self) -> None:
+        """From now on every answer says `Connection: close`. Still accepts: a load balancer may not know yet."""
+        self._guard.draining_since_s = self._clock()
+        for connection in self.connections:
+            connection.begin_drain()
+
     async def drain(self, grace_s: float, *, linger_s: float = 0.3) -> DrainSummary:
         """Stop without losing a request, in at most about `grace_s`; the server is closed afterwards.
 
@@ -93,10 +98,9 @@ class HttpServer:
         """
         give_up_s = self._clock() + grace_s
         answered = self._state.total_requests
-        self._guard.draining_since_s = self._clock()
-        for connection in self.connections:
-            connection.begin_drain()
-        await self._leave_socket(give_up_s)
+        self.begin_leaving()
+        if self._listener is not None:
+            await leave_socket(self._listening, self._listener, self._clock, give_up_s)
         while self._state.connections and self._clock() < give_up_s:
             now_s = self._clock()
             for connection in self.connections:
@@ -129,30 +133,6 @@ class HttpServer:
             task.cancel()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=1.0)
-
-    async def _leave_socket(self, give_up_s: float) -> None:
-        listener = self._listener
-        if listener is None:
-            return
-        listener.stop()
-        if self._listening.board is not None:
-            self._listening.board.withdraw()
-        if await asyncio.to_thread(self._listening.leave):
-            return
-        # The last holder: nobody else will answer what waits in the backlog.
-        listener.start()
-        end_s = min(give_up_s, self._clock() + _BACKLOG_LIMIT_S)
-        accepted, quiet_since_s = listener.accepted, self._clock()
-        while (now_s := self._clock()) < end_s and now_s - quiet_since_s < _BACKLOG_QUIET_S:
-            await asyncio.sleep(_BACKLOG_QUIET_S / 5)
-            if listener.accepted != accepted or listener.is_full:
-                accepted, quiet_since_s = listener.accepted, self._clock()
-        listener.stop()
-        if await asyncio.to_thread(self._listening.leave_or_shut):
-            return  # somebody came in the meantime
-        listener.accept_rest()
-        await asyncio.to_thread(self._listening.close)
-        await listener.settled(max(0.0, give_up_s - self._clock()))
 
     async def _connect(self, client: socket.socket) -> None:
         def connection() -> GuardedProtocol:

@@ -277,6 +277,7 @@ class Connection(asyncio.Protocol):
             self.write(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
         else:
             stream = self.streams[number] = self.house.accept(self, number, head)
+            stream.begin()
             if ended:
                 stream.remote_done = True
                 stream.receive(b"", ended=True)
@@ -292,7 +293,10 @@ class Connection(asyncio.Protocol):
     def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) % 6 or (flags & Flag.ACK and payload):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "malformed SETTINGS")
-        self._settled = True
+        if not self._settled:
+            self._settled = True
+            if self._leave_by_s is not None:
+                self._announce()
         if flags & Flag.ACK:
             return
         for name, value in frames.read_settings(payload):
@@ -436,9 +440,11 @@ class Connection(asyncio.Protocol):
         if self._leave_by_s is None and not self._closed:
             self._leave_by_s = self.clock() + LEAVE_S
             if self._settled:
-                self.write(frames.goaway(frames.STREAM_MASK, ErrorCode.NO_ERROR), frames.ping(_LEAVE, ack=False))
-            else:
-                self._stop_taking()
+                self._announce()
+
+    def _announce(self) -> None:
+        """First step. Calls that were on their way come before the answer to the ping."""
+        self.write(frames.goaway(frames.STREAM_MASK, ErrorCode.NO_ERROR), frames.ping(_LEAVE, ack=False))
 
     def _stop_taking(self) -> None:
         if self._last_taken is None:

@@ -16,21 +16,20 @@ Field = tuple[bytes, bytes]
 """(name, value) of one header."""
 Head = TypeVar("Head")
 
+_STATIC_TABLE = (
+    ":authority :method|GET :method|POST :path|/ :path|/index.html :scheme|http :scheme|https :status|200 "
+    ":status|204 :status|206 :status|304 :status|400 :status|404 :status|500 accept-charset "
+    "accept-encoding|gzip,_deflate accept-language accept-ranges accept access-control-allow-origin age allow "
+    "authorization cache-control content-disposition content-encoding content-language content-length "
+    "content-location content-range content-type cookie date etag expect expires from host if-match "
+    "if-modified-since if-none-match if-range if-unmodified-since last-modified link location max-forwards "
+    "proxy-authenticate proxy-authorization range referer refresh retry-after server set-cookie "
+    "strict-transport-security transfer-encoding user-agent vary via www-authenticate"
+)
+"""RFC 7541, appendix A: name|value, with underscores for spaces."""
 _STATIC: tuple[Field, ...] = tuple(
     (name.encode(), value.replace("_", " ").encode())
-    for name, _, value in (
-        entry.partition("|")
-        for entry in (
-            ":authority :method|GET :method|POST :path|/ :path|/index.html :scheme|http :scheme|https :status|200 "
-            ":status|204 :status|206 :status|304 :status|400 :status|404 :status|500 accept-charset "
-            "accept-encoding|gzip,_deflate accept-language accept-ranges accept access-control-allow-origin age allow "
-            "authorization cache-control content-disposition content-encoding content-language content-length "
-            "content-location content-range content-type cookie date etag expect expires from host if-match "
-            "if-modified-since if-none-match if-range if-unmodified-since last-modified link location max-forwards "
-            "proxy-authenticate proxy-authorization range referer refresh retry-after server set-cookie "
-            "strict-transport-security transfer-encoding user-agent vary via www-authenticate"
-        ).split()
-    )
+    for name, _, value in (entry.partition("|") for entry in _STATIC_TABLE.split())
 )
 
 
@@ -152,7 +151,7 @@ class HeaderReader(Generic[Head]):
 
 def write_fields(fields: Iterable[Field]) -> bytes:
     """A header block of literals without indexing: right on every connection, whatever was sent before."""
-    parts = []
+    parts: list[bytes] = []
     for name, value in fields:
         parts += (b"\x00", _length(len(name)), name, _length(len(value)), value)
     return b"".join(parts)

@@ -18,8 +18,6 @@ class Http2Limits:
     """Header block of one call, also after decompression."""
     max_headers: int = 100
     """Header fields of one call."""
-    max_message_bytes: int = 64 * 1024 * 1024
-    """One message. A connection may have twice as many bytes of unfinished messages."""
     header_timeout_s: float = 5.0
     """From the accept to the end of the first SETTINGS frame, and for a header block that comes in pieces."""
     body_timeout_s: float = 30.0

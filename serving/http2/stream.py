@@ -46,6 +46,10 @@ class Stream:
         self.blocked_since_s = 0.0
         self.flushed: asyncio.Future[None] | None = None
 
+    def begin(self) -> None:
+        """The stream is open: from now on it may send."""
+        raise NotImplementedError
+
     def receive(self, data: bytes, *, ended: bool) -> None:
         """Bytes of the client; `ended` with its last."""
         raise NotImplementedError

@@ -50,6 +50,7 @@ class Server:
         self.name = name
         self.host = "127.0.0.1"
         self.port, self.metrics_port = ports or (free_port(), free_port())
+        self.grpc_port = free_port()
         self.url = f"http://{self.host}:{self.port}"
         self.log = log
         self._own_runtime = runtime is None
@@ -60,7 +61,7 @@ class Server:
             self.process = subprocess.Popen(
                 [
                     sys.executable, *command, "--http-port", str(self.port),
-                    "--metrics-port", str(self.metrics_port), *options,
+                    "--grpc-port", str(self.grpc_port), "--metrics-port", str(self.metrics_port), *options,
                 ],
                 stdin=subprocess.PIPE,
                 stdout=output,
