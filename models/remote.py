@@ -10,6 +10,7 @@ from models.endpoint import Endpoint, EndpointError, Reply
 from models.manifest import Family, ManifestError, Remote, TensorSpec
 from models.session import Tensor, VariantLost
 from models.tensor_wire import WireError, decode_reply, encode_request
+from models.trace_context import TRACEPARENT
 
 CHECK_S = 2.0
 """Time for one question about the endpoint itself."""
@@ -75,6 +76,9 @@ class RemoteModel:
                 self._parameters(within_s),
                 binary=BINARY in (self._extensions or ()),
             )
+            traceparent = TRACEPARENT.get()
+            if traceparent is not None:
+                headers = {**headers, "traceparent": traceparent}
             reply = self._endpoint.exchange(
                 "POST", f"{self._path}/infer", within_s=within_s, body=body, headers=headers
             )

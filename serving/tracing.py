@@ -27,6 +27,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace import Tracer as SpanMaker
 
+from models.trace_context import TRACEPARENT
 from serving.ports import Clock
 
 Attributes = Mapping[str, str | bool | int | float]
@@ -113,6 +114,22 @@ class Trace:
         self._span.end(self._epoch_ns + int(end_s * 1e9))
 
 
+class BatchTrace:
+    """A traced batch that runs."""
+
+    __slots__ = ("_started_s", "_trace")
+
+    def __init__(self, trace: Trace, started_s: float) -> None:
+        self._trace = trace
+        self._started_s = started_s
+
+    def end(self, merged_s: float, ended_s: float, error: BaseException | None) -> None:
+        """It is over; its requests were one input from `merged_s` on."""
+        self._trace.stage("merge", self._started_s, merged_s)
+        self._trace.stage("compute", merged_s, ended_s)
+        self._trace.finish(ended_s, "" if error is None else type(error).__name__)
+
+
 class Tracer:
     """Chooses the requests that are traced."""
 
@@ -148,13 +165,16 @@ class Tracer:
         return self._open(f"infer {model}", received_s, SpanKind.SERVER, {"gearshift.model": model}, parent=parent)
 
     def batch(
-        self, members: Iterable[Traced], model: str, variant: str, rows: int, times_s: tuple[float, float, float]
-    ) -> None:
-        """A batch is over. `times_s`: when it was started, merged, and done."""
+        self, members: Iterable[Traced], model: str, variant: str, rows: int, started_s: float
+    ) -> "BatchTrace | None":
+        """The trace of a batch that was started; None when no request in it is traced.
+
+        From now on, calls made in this context go on in the trace of the batch.
+        """
         traces = [member.trace for member in members if member.trace is not None]
         if not traces:
-            return
-        started_s, merged_s, ended_s = times_s
+            TRACEPARENT.set(None)
+            return None
         batch = self._open(
             f"batch {model}",
             started_s,
@@ -162,11 +182,10 @@ class Tracer:
             {"gearshift.model": model, "gearshift.variant": variant, "gearshift.rows": rows},
             links=[Link(trace.context) for trace in traces],
         )
-        batch.stage("merge", started_s, merged_s)
-        batch.stage("compute", merged_s, ended_s)
-        batch.finish(ended_s)
         for trace in traces:
             trace.batch = batch.context
+        TRACEPARENT.set(batch.traceparent)
+        return BatchTrace(batch, started_s)
 
     def _open(
         self,

@@ -1,0 +1,227 @@
+import time
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.trace import SpanKind, StatusCode
+
+from models.trace_context import TRACEPARENT
+from serving.testing import ManualClock
+from serving.tracing import Trace, parse_traceparent
+from tests.support.spans import Spans, seconds
+
+TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01"
+NOT_SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-00"
+
+
+@dataclass
+class Member:
+    trace: Trace | None
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(1000.0)
+
+
+@pytest.fixture
+def own_context() -> Iterator[None]:
+    token = TRACEPARENT.set(None)
+    yield
+    TRACEPARENT.reset(token)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "00",
+        SAMPLED + "0",
+        SAMPLED + "-extra",  # version 00 has four fields
+        SAMPLED.upper(),
+        "ff" + SAMPLED[2:],
+        f"00-{'0' * 32}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        SAMPLED.replace("-", "_"),
+        f"00-{TRACE_ID}-{SPAN_ID}-٠١",
+    ],
+)
+def test_what_is_no_traceparent_is_none(header: str) -> None:
+    assert parse_traceparent(header) is None
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_read_without_an_error(header: str) -> None:
+    assert parse_traceparent(header) is None or len(header.strip()) >= 55
+
+
+@pytest.mark.parametrize(("header", "sampled"), [(SAMPLED, True), (NOT_SAMPLED, False), (f"cc-{SAMPLED[3:]}-x", True)])
+def test_a_traceparent_is_read(header: str, sampled: bool) -> None:
+    context = parse_traceparent(f" {header} ")
+    assert context is not None
+    assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == (TRACE_ID, SPAN_ID)
+    assert bool(context.trace_flags.sampled) is sampled
+    assert context.is_remote
+
+
+@pytest.mark.parametrize(
+    ("header", "follow", "chance", "traced"),
+    [
+        (None, True, 0.09, True),
+        (None, True, 0.1, False),  # drawn from [0, 1): a ratio of 0 traces nothing
+        (SAMPLED, True, 0.99, True),
+        (NOT_SAMPLED, True, 0.0, False),
+        (SAMPLED, False, 0.99, False),
+        (NOT_SAMPLED, False, 0.0, True),
+        ("nonsense", True, 0.0, True),
+        ("nonsense", True, 0.5, False),
+    ],
+)
+def test_who_decides(clock: ManualClock, header: str | None, follow: bool, chance: float, traced: bool) -> None:
+    spans = Spans(clock, ratio=0.1, follow=follow, chance=lambda: chance)
+    assert (spans.tracer.begin("m/1", clock(), header) is not None) is traced
+
+
+def test_a_share_of_the_requests_is_traced(clock: ManualClock) -> None:
+    draws = iter([number / 1000 for number in range(1000)])
+    tracer = Spans(clock, ratio=0.01, chance=lambda: next(draws)).tracer
+    assert sum(tracer.begin("m/1", clock()) is not None for _ in range(1000)) == 10
+
+
+def test_a_trace_goes_on_that_of_its_caller(clock: ManualClock) -> None:
+    spans = Spans(clock)
+    trace = spans.tracer.begin("m/1", clock(), SAMPLED)
+    assert trace is not None
+    assert trace.trace_id == TRACE_ID
+    assert trace.traceparent.startswith(f"00-{TRACE_ID}-")
+    assert trace.traceparent != SAMPLED
+    trace.finish(clock())
+    root = spans.named("infer m/1")
+    assert root.parent is not None
+    assert root.parent.span_id == int(SPAN_ID, 16)
+    assert root.kind is SpanKind.SERVER
+
+
+def test_without_a_caller_a_trace_is_new_and_has_no_parent(clock: ManualClock) -> None:
+    spans = Spans(clock)
+    ids = set()
+    for _ in range(2):
+        trace = spans.tracer.begin("m/1", clock())
+        assert trace is not None
+        trace.finish(clock())
+        ids.add(trace.trace_id)
+    assert len(ids) == 2
+    assert all(span.parent is None for span in spans.all)
+
+
+def test_stages_are_below_it_and_keep_their_times(clock: ManualClock) -> None:
+    spans = Spans(clock)
+    before_ns = time.time_ns()
+    trace = spans.tracer.begin("m/1", clock())
+    after_ns = time.time_ns()
+    assert trace is not None
+    trace.stage("queue", clock() + 0.25, clock() + 1.0, {"rows": 3})
+    trace.note({"variant": "small"})
+    trace.finish(clock() + 2.0, "too late")
+    root = spans.named("infer m/1")
+    stage = spans.below(root)["queue"]
+    assert seconds(stage) == pytest.approx(0.75, abs=1e-6)
+    assert seconds(root) == pytest.approx(2.0, abs=1e-6)
+    assert stage.start_time is not None
+    assert root.start_time is not None
+    assert stage.start_time - root.start_time == pytest.approx(0.25e9, abs=1e3)
+    assert before_ns - 1e6 <= root.start_time <= after_ns + 1e6  # the time of day
+    assert stage.attributes is not None
+    assert stage.attributes["rows"] == 3
+    assert root.attributes is not None
+    assert root.attributes["variant"] == "small"
+    assert (root.status.status_code, root.status.description) == (StatusCode.ERROR, "too late")
+
+
+def test_a_stage_never_ends_before_it_starts(clock: ManualClock) -> None:
+    spans = Spans(clock)
+    trace = spans.tracer.begin("m/1", clock())
+    assert trace is not None
+    trace.stage("queue", clock() + 1.0, clock())
+    assert seconds(spans.named("queue")) == 0
+
+
+def test_a_batch_links_to_its_traced_requests_and_they_learn_of_it(clock: ManualClock, own_context: None) -> None:
+    spans = Spans(clock)
+    first, second = (spans.tracer.begin("m/1", clock()) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    batch = spans.tracer.batch([Member(first), Member(None), Member(second)], "m/1", "small", 7, clock())
+    assert batch is not None
+    batch.end(clock() + 0.1, clock() + 0.5, None)
+    root = spans.named("batch m/1")
+    assert root.parent is None
+    assert [link.context for link in root.links] == [first.context, second.context]
+    assert root.attributes is not None
+    assert (root.attributes["gearshift.variant"], root.attributes["gearshift.rows"]) == ("small", 7)
+    stages = spans.below(root)
+    assert seconds(stages["merge"]) == pytest.approx(0.1, abs=1e-6)
+    assert seconds(stages["compute"]) == pytest.approx(0.4, abs=1e-6)
+    assert first.batch == second.batch == root.context
+    assert root.status.status_code is StatusCode.UNSET
+    first.stage("batch", clock(), clock() + 0.5, link=first.batch)
+    assert [link.context for link in spans.named("batch").links] == [root.context]
+
+
+def test_a_batch_without_a_traced_request_is_not_traced(clock: ManualClock, own_context: None) -> None:
+    spans = Spans(clock)
+    assert spans.tracer.batch([Member(None)], "m/1", "small", 1, clock()) is None
+    assert spans.all == []
+
+
+def test_a_failed_batch_says_so(clock: ManualClock, own_context: None) -> None:
+    spans = Spans(clock)
+    batch = spans.tracer.batch([Member(spans.tracer.begin("m/1", clock()))], "m/1", "v", 1, clock())
+    assert batch is not None
+    batch.end(clock(), clock(), RuntimeError("secret"))
+    assert spans.named("batch m/1").status.description == "RuntimeError"
+
+
+def test_calls_on_behalf_of_a_batch_go_on_in_its_trace(clock: ManualClock, own_context: None) -> None:
+    spans = Spans(clock)
+    batch = spans.tracer.batch([Member(spans.tracer.begin("m/1", clock()))], "m/1", "v", 1, clock())
+    assert batch is not None
+    batch.end(clock(), clock(), None)
+    carried = TRACEPARENT.get()
+    assert carried is not None
+    parent = parse_traceparent(carried)
+    assert parent is not None
+    context = spans.named("batch m/1").context
+    assert context is not None
+    assert (parent.trace_id, parent.span_id) == (context.trace_id, context.span_id)
+    spans.tracer.batch([Member(None)], "m/1", "v", 1, clock())
+    assert TRACEPARENT.get() is None
+
+
+def test_the_loops_own_context_is_nobodys_parent(clock: ManualClock) -> None:
+    from opentelemetry.trace import use_span
+
+    spans = Spans(clock)
+    outer = spans.tracer._maker.start_span("outer")
+
+    def inside() -> None:
+        with use_span(outer):
+            trace = spans.tracer.begin("m/1", clock())
+            assert trace is not None
+            trace.finish(clock())
+
+    copy_context().run(inside)
+    assert spans.named("infer m/1").parent is None
+
+
+def test_closing_is_passed_on(clock: ManualClock) -> None:
+    closed: list[bool] = []
+    close: Callable[[], None] = lambda: closed.append(True)  # noqa: E731
+    from serving.tracing import Tracer
+
+    Tracer(Spans(clock).tracer._maker, clock, sample_ratio=1, follow_caller=True, close=close).close()
+    assert closed == [True]
