@@ -262,7 +262,7 @@ def check_error_texts(url):
         refused(lambda: client.infer("scale", [scale_input()], outputs=unknown), "unknown output 'z'")
 
         refused(lambda: client.infer("scale", [scale_input()], parameters={"variant": "huge"}), "no variant 'huge'")
-        refused(lambda: client.load_model("scale"), "no such path")
+        refused(lambda: client.load_model("scale"), "explicit model load / unload is not allowed")
 
 
 if __name__ == "__main__":
