@@ -56,10 +56,10 @@ def try_files(files: Sequence[Path], *, timeout_s: float = TIMEOUT_S, memory_byt
     except OSError as error:
         raise CanaryError(f"no process to try it in could be started: {error.strerror}") from error
     if ended.returncode < 0:
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-ended.returncode).name
-            raise CanaryError(f"tried in a process of its own, it ended that process with {name}")
-        raise CanaryError(f"tried in a process of its own, it ended that process with signal {-ended.returncode}")
+        told = signal.strsignal(-ended.returncode) or "an unknown signal"
+        raise CanaryError(
+            f"tried in a process of its own, it ended that process with signal {-ended.returncode}: {told}"
+        )
     if ended.returncode:
         lines = ended.stderr.decode(errors="replace").strip().splitlines()
         raise CanaryError(f"tried in a process of its own, it failed: {lines[-1][:300] if lines else 'without a word'}")
