@@ -18,6 +18,9 @@ FAST = 4.0
 FILLING = 0.125
 """Share of a budget that a batch may take to fill, as the look-ahead policy has it: it sets what a row costs."""
 
+PRIOR_S = 0.05
+"""So many seconds of batches that took what was to be expected are believed in besides those seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class DemandOptions:
@@ -55,7 +58,6 @@ class Surroundings:
     workers: int
     horizon_s: float
     """About one latency budget: a batch has to fit into it."""
-    slowdown: float = 1.0
     batch_overhead_s: float = 0.0
 
 
@@ -71,6 +73,8 @@ class Demand:
         self._arrived: dict[Eligibility, int] = {}
         self._ended = self._met = 0
         self._forgone = 0.0
+        self._times = [_Times() for _ in variants]
+        self._window_s = options.window_s
         self._read_at_s: float | None = None
         self.forgone_total = 0.0
         """Accuracy given up since the start, summed over rows."""
@@ -94,6 +98,10 @@ class Demand:
         self._forgone += rows * forgone
         self.forgone_total += rows * forgone
 
+    def ran(self, variant: int, rows: int, took_s: float) -> None:
+        """A batch of `rows` rows took so long."""
+        self._times[variant].add(self._variants[variant].table.seconds(rows), took_s)
+
     def read(self, now_s: float, around: Surroundings, queue_rows: int = 0) -> ModelSignals:
         """The signals now; what was counted since the last reading enters the windows. Read about once a second."""
         rows = sum(self._arrived.values())
@@ -103,6 +111,8 @@ class Demand:
             work_s = sum(count * self._wanted_price(kind, prices) for kind, count in self._arrived.items())
             for window in (self._slow, self._fast):
                 window.add(elapsed_s, rows, work_s, self._ended, self._met, self._forgone)
+            for times in self._times:
+                times.fade(exp(-elapsed_s / self._window_s))
         # What came before the first reading has no time it belongs to.
         self._read_at_s = now_s
         self._arrived.clear()
@@ -119,13 +129,25 @@ class Demand:
         )
 
     def _prices(self, around: Surroundings, rows_per_s: float) -> list[float]:
-        """Worker-seconds a row of each variant, in batches as there are rows to fill them with."""
+        """Worker-seconds a row of each variant, in batches as there are rows to fill them with.
+
+        Batches take other times than the table says: what is known of a variant itself goes before what is known of
+        all. A slow host multiplies times, a noisy one adds to each: of the two, the price of a variant that hardly
+        runs is raised by what raises it least. Otherwise the noise around a variant of some microseconds, which is all
+        that runs in an overload, would multiply the price of one of milliseconds.
+        """
+        took_s = sum(times.took_s for times in self._times)
+        tabled_s = sum(times.tabled_s for times in self._times)
+        ratio = (took_s + PRIOR_S) / (tabled_s + PRIOR_S)
+        extra_s = (took_s - tabled_s) / max(1.0, sum(times.batches for times in self._times))
         filled = max(1, int(rows_per_s * around.horizon_s * FILLING / max(1, around.workers)))
-        within_s = around.horizon_s / around.slowdown
+        within_s = around.horizon_s / ratio
         prices = []
-        for variant in self._variants:
+        for variant, times in zip(self._variants, self._times, strict=True):
             most = min(filled, variant.knee_rows)
-            price_s = variant.table.least_seconds_per_row(within_s, most) * around.slowdown
+            row_s = variant.table.least_seconds_per_row(within_s, most)
+            guess = min(ratio, 1 + extra_s / most / row_s) if ratio > 1 else ratio
+            price_s = row_s * (times.took_s + PRIOR_S * guess) / (times.tabled_s + PRIOR_S)
             prices.append(price_s + around.batch_overhead_s / most)
         return prices
 
@@ -136,6 +158,27 @@ class Demand:
         hull = CapacityValue((prices[v], self._variants[v].accuracy) for v in allowed)
         wanted = self._variants[eligibility.best].accuracy - self._tolerance
         return max(cheapest, hull.price_of(wanted))  # no mix may count on rows that nobody answers
+
+
+class _Times:
+    """What one variant's batches took, and should have taken by its table; over about the slow window."""
+
+    __slots__ = ("batches", "tabled_s", "took_s")
+
+    def __init__(self) -> None:
+        self.batches = self.tabled_s = self.took_s = 0.0
+
+    def add(self, tabled_s: float, took_s: float) -> None:
+        """One batch more."""
+        self.batches += 1
+        self.tabled_s += tabled_s
+        self.took_s += took_s
+
+    def fade(self, kept: float) -> None:
+        """Time has passed."""
+        self.batches *= kept
+        self.tabled_s *= kept
+        self.took_s *= kept
 
 
 class _Window:

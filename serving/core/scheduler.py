@@ -202,7 +202,6 @@ class Scheduler:
         around = Surroundings(
             workers=workers,
             horizon_s=max(self._horizon_s, MIN_HORIZON_S),
-            slowdown=self.latency.slowdown,
             batch_overhead_s=self.options.batch_overhead_s,
         )
         return self.demand.read(now_s, around, self.queue.rows)
@@ -216,6 +215,7 @@ class Scheduler:
         """Learn from a batch that finished at `now_s`; returns observed / predicted time."""
         self._learnt_at_s = now_s
         self._closed = None
+        self.demand.ran(variant, rows, seconds)
         ratio = self.latency.observe(variant, rows, seconds)
         if self._learner is not None:
             self._learner.observe(variant, rows, seconds)

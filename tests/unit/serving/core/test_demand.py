@@ -45,10 +45,39 @@ def test_whatever_is_tolerated_every_row_is_to_be_answered() -> None:
     assert signals.demand == pytest.approx(30 * 0.001)
 
 
-def test_a_slow_host_raises_demand() -> None:
-    slow = Surroundings(workers=2, horizon_s=0.1, slowdown=2.0)
-    signals = watched(Demand(small_and_large(), DemandOptions(tolerance=0.0)), 30, 20, slow)
-    assert signals.demand == pytest.approx(0.6)
+def priced(ran: dict[int, float], seconds: int = 40, quiet: int = 0) -> float:
+    """Workers that 30 rows a second are worth, where each second 20 batches of one row took `ran` by variant."""
+    demand = Demand(small_and_large(), DemandOptions(tolerance=0.0))
+    signals = demand.read(0.0, AROUND)
+    for second in range(1, seconds + 1):
+        demand.arrived(BOTH, 30)
+        if second <= seconds - quiet:
+            for variant, took_s in ran.items():
+                for _ in range(20):
+                    demand.ran(variant, 1, took_s)
+        signals = demand.read(float(second), AROUND)
+    return signals.demand_now
+
+
+def test_a_slow_host_multiplies_prices() -> None:
+    assert priced({0: 0.002, 1: 0.020}) == pytest.approx(0.6, rel=0.05)
+
+
+def test_a_fast_host_lowers_prices() -> None:
+    assert priced({1: 0.005}) == pytest.approx(0.15, rel=0.05)
+
+
+def test_noise_around_a_small_variant_does_not_multiply_the_price_of_a_large_one() -> None:
+    """The small variant takes 4 ms more than its 1: the large one takes 14 a row, not 50."""
+    assert priced({0: 0.005}) == pytest.approx(30 * 0.014, rel=0.05)
+
+
+def test_what_is_known_of_a_variant_goes_before_what_is_known_of_all() -> None:
+    assert priced({0: 0.005, 1: 0.010}) == pytest.approx(0.3, rel=0.05)
+
+
+def test_what_was_seen_is_forgotten_when_nothing_runs() -> None:
+    assert priced({1: 0.100}, seconds=200, quiet=150) == pytest.approx(0.3, rel=0.05)
 
 
 def test_many_rows_are_priced_in_the_batches_they_fill() -> None:
