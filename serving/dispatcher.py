@@ -3,8 +3,10 @@
 import asyncio
 import contextvars
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 from serving.codec.merge import BatchError, merge, split
 from serving.core.admission import Admitted, Rejected
@@ -13,7 +15,16 @@ from serving.core.request import Request
 from serving.core.scheduler import Dispatch, Expire, Wait
 from serving.core.workers import Workers
 from serving.lane import Lane
-from serving.ports import Clock, ExecutionError, ModelFailed, Tensors, VariantBackend, WorkerLost
+from serving.ports import (
+    Clock,
+    ExecutionError,
+    ModelFailed,
+    Tensors,
+    VariantBackend,
+    VariantUnavailable,
+    WorkerLost,
+)
+from serving.remotes import Remotes
 from serving.tracing import Trace, Tracer
 
 PATIENCE_S = 5.0
@@ -22,6 +33,7 @@ MIN_TIMER_S = 0.0005
 IDLE_POLL_S = 0.02
 """How often a lane that is to go is looked at."""
 WORKER_LOST = "the worker was lost before it answered; the request may be sent again"
+AWAY = "the only variant that meets this budget did not answer; the request may be sent again"
 STOPPED = "the server stopped before the request was answered"
 
 log = logging.getLogger("gearshift.dispatcher")
@@ -76,10 +88,15 @@ class Dispatcher:
         self._batches: dict[asyncio.Task[None], tuple[Dispatch, float]] = {}
         self._closed = False
         self.busy_s = 0.0
+        self._remotes = {lane: self._watch(lane) for lane in self._lanes}
 
     def add(self, lane: Lane) -> None:
         """Serve one lane more."""
         self._lanes = (*self._lanes, lane)
+        self._remotes[lane] = self._watch(lane)
+
+    def _watch(self, lane: Lane) -> Remotes:
+        return Remotes(lane, self._clock, lambda requests: _fail(requests, Unavailable(AWAY)))
 
     async def remove(self, lane: Lane) -> None:
         """Serve a lane no longer, once nobody needs it. Nobody must find it any more."""
@@ -88,6 +105,7 @@ class Dispatcher:
                 break
             await asyncio.sleep(IDLE_POLL_S)
         lane.closed = True
+        self._remotes.pop(lane).close()
         self._lanes = tuple(other for other in self._lanes if other is not lane)
 
     def submit(self, lane: Lane, request: Request) -> Admitted | Rejected:
@@ -116,6 +134,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Give up on what is queued and in flight; every request still waiting is told."""
         self._closed = True
+        for remotes in self._remotes.values():
+            remotes.close()
         if self._timer is not None:
             self._timer.cancel()
         flying = dict(self._batches)
@@ -195,6 +215,9 @@ class Dispatcher:
             await self._execute(lane, batch, batch.requests, started_s)
         except ModelFailed as error:
             failure = error
+        except VariantUnavailable as error:
+            self._go_without(lane, batch.variant, batch.requests, str(error))
+            return
         except ExecutionError as error:
             log.warning("batch lost: %s", error, extra={"model": lane.key, "rows": batch.rows})
             _fail(batch.requests, Unavailable(WORKER_LOST))
@@ -209,17 +232,24 @@ class Dispatcher:
         variant = lane.variants[batch.variant]
         inputs = merge([request.payload.inputs for request in requests], lane.paddings)
         patience_s = max(request.deadline_s for request in requests) - started_s
+        budget_s = _budget_s(lane, batch, requests, started_s, patience_s)
+        trace = None
+        if self._tracer is not None:
+            members = [request.payload for request in requests]
+            trace = self._tracer.batch(members, lane.key, variant.name, total, started_s)
         merged_s = self._clock()
         try:
             async with asyncio.timeout(max(patience_s, batch.expected_s) + PATIENCE_S):
-                execution = await self._backend.run(lane.key, variant.name, inputs, patience_s)
+                execution = await self._backend.run(lane.key, variant.name, inputs, budget_s)
         except TimeoutError as error:
-            raise WorkerLost("no result long after every deadline") from error
+            lost = VariantUnavailable if variant.elsewhere else WorkerLost
+            raise lost("no result long after every deadline") from error
         finally:
-            if self._tracer is not None:
-                times_s = started_s, merged_s, self._clock()
-                self._tracer.batch([request.payload for request in requests], lane.key, variant.name, total, times_s)
+            if trace is not None:
+                trace.end(merged_s, self._clock(), sys.exception())
         finished_s = self._clock()
+        if variant.elsewhere:
+            self._remotes[lane].succeeded(batch.variant)
         lane.count_batch(batch.variant, total, execution, finished_s)
         parts = _split(lane, execution.outputs, rows)
         lane.count_stages(total, merged_s - started_s, execution.compute_s, self._clock() - finished_s)
@@ -237,6 +267,13 @@ class Dispatcher:
             if not pending.future.done():
                 pending.future.set_result(answer)
 
+    def _go_without(self, lane: Lane, variant: int, requests: Sequence[Request], reason: str) -> None:
+        """The endpoint of a variant did not answer: those who wait for it queue again, for another variant."""
+        log.info("remote variant failed: %s", reason, extra={"model": lane.key, "rows": len(requests)})
+        self._remotes[lane].failed(variant, reason)
+        waiting = [request for request in requests if not request.payload.future.done()]
+        _fail(lane.scheduler.give_back(waiting, variant), Unavailable(AWAY))
+
     async def _find_guilty(self, lane: Lane, batch: Dispatch, failure: ModelFailed) -> None:
         """The model failed on a batch: run each request alone, so that nobody pays for a neighbour's input."""
         for request in batch.requests:
@@ -249,8 +286,31 @@ class Dispatcher:
             except ModelFailed as refusal:
                 log.info("input refused by the model: %s", refusal, extra={"model": lane.key})
                 _fail([request], InputRefusedByModel("the model could not process this input"))
+            except VariantUnavailable as error:
+                self._go_without(lane, batch.variant, [request], str(error))
             except ExecutionError:
                 _fail([request], Unavailable(WORKER_LOST))
+
+
+def _budget_s(lane: Lane, batch: Dispatch, requests: Sequence[Request], now_s: float, patience_s: float) -> float:
+    """The time a batch may take: what the backend is told.
+
+    An endpoint that hangs must leave time for the variant that answers instead. A cascade asks its second variant as
+    far as all are in time; a request that its first variant is not good enough for waits for the second.
+    """
+    variant = lane.variants[batch.variant]
+    if not variant.elsewhere and variant.cascade is None:
+        return patience_s
+    scheduler = lane.scheduler
+    slack_s = min(request.deadline_s for request in requests) - now_s - scheduler.overhead_s
+    if variant.cascade is not None:
+        bit = 1 << variant.cascade[0]
+        return slack_s if all(request.eligibility.mask & bit for request in requests) else inf
+    cheapest = {request.eligibility.variants[0] for request in requests} - {batch.variant}
+    reserve_s = max((scheduler.latency.mean_s(v, batch.rows) for v in cheapest), default=0.0)
+    return max(
+        slack_s - reserve_s * scheduler.latency.quantile_ratio(scheduler.options.plan_quantile), batch.expected_s
+    )
 
 
 def _split(lane: Lane, outputs: Tensors, rows: list[int]) -> Sequence[Tensors]:

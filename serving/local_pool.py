@@ -4,6 +4,7 @@ Batches run in worker threads, except those that take less time than handing the
 """
 
 import asyncio
+import contextvars
 import queue
 import threading
 import time
@@ -36,6 +37,8 @@ class _Job:
     budget_s: float
     future: asyncio.Future[Execution]
     loop: asyncio.AbstractEventLoop
+    context: contextvars.Context
+    """That of the batch: a remote variant goes on in its trace."""
 
 
 class LocalPool:
@@ -96,7 +99,7 @@ class LocalPool:
         future: asyncio.Future[Execution] = loop.create_future()
         self._pending.add(future)
         try:
-            self._jobs.put(_Job(kind, inputs, budget_s, future, loop))
+            self._jobs.put(_Job(kind, inputs, budget_s, future, loop, contextvars.copy_context()))
             return await future
         finally:
             self._pending.discard(future)
@@ -121,7 +124,7 @@ class LocalPool:
                 continue
             result: Execution | Exception
             try:
-                result = self._execute(job.kind, job.inputs, job.budget_s)
+                result = job.context.run(self._execute, job.kind, job.inputs, job.budget_s)
             except ExecutionError as error:
                 result = error
             except Exception as error:  # noqa: BLE001 - a worker must outlive any batch

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.manifest import Family, LatencyProfile, TensorSpec, Variant
-from serving.config import SchedulerSettings
+from models.manifest import Family, LatencyProfile, Remote, TensorSpec, Variant
+from serving.config import CacheSettings, SchedulerSettings
 from serving.core.budget import RequestBudget
 from serving.dispatcher import Dispatcher
 from serving.gateway import Call, Gateway, Result
@@ -15,6 +15,8 @@ from serving.lane import Lane
 from serving.metrics import Metrics, stat
 from serving.ports import Tensors
 from serving.testing import FakeBackend, ManualClock
+from serving.tracing import Trace
+from tests.support.spans import Spans
 from tests.support.tiny_models import profile
 
 START_S = 1000.0
@@ -30,7 +32,19 @@ def tagged_family(name: str = "m", version: str = "1", *, batch_axis: int = -1) 
     return Family(name=name, version=version, inputs=(tensor,), outputs=(tensor,), variants=variants)
 
 
-PROFILES = {"small": profile((1, 1.1, 1.2, 1.3), energy_mj=2.0), "large": profile((10, 11, 12, 13), energy_mj=20.0)}
+def edge_and_cloud() -> Family:
+    """The tagged family with a better model elsewhere: `cloud` with accuracy 0.95."""
+    plain = tagged_family()
+    cloud = Variant(name="cloud", remote=Remote(url="http://cloud.invalid", model="m"), accuracy=0.95)
+    return plain.model_copy(update={"variants": (*plain.variants, cloud)})
+
+
+PROFILES = {
+    "small": profile((1, 1.1, 1.2, 1.3), energy_mj=2.0),
+    "large": profile((10, 11, 12, 13), energy_mj=20.0),
+    "cloud": profile((20, 21, 22, 23), energy_mj=40.0),
+    "both": profile((2, 2.2, 2.4, 2.6), energy_mj=12.0),
+}
 """Milliseconds for 1, 2, 4 and 8 rows: batching pays, so that batches form."""
 
 
@@ -40,23 +54,32 @@ def lane_of(
     *,
     profiles: dict[str, LatencyProfile] | None = None,
     max_queue_bytes: int = 1 << 20,
+    cache: CacheSettings | None = None,
 ) -> Lane:
     """A lane of the tagged family."""
-    return Lane(family or tagged_family(), profiles or PROFILES, SchedulerSettings(), max_queue_bytes, metrics)
+    family, profiles = family or tagged_family(), profiles or PROFILES
+    return Lane(family, profiles, SchedulerSettings(), max_queue_bytes, metrics, cache=cache)
 
 
 class House:
     """One gateway and everything it is made of. Make it inside a running event loop."""
 
     def __init__(
-        self, folder: Path, backend: FakeBackend | None = None, families: Sequence[Family] | None = None
+        self,
+        folder: Path,
+        backend: FakeBackend | None = None,
+        families: Sequence[Family] | None = None,
+        cache: CacheSettings | None = None,
+        *,
+        traced: bool = False,
     ) -> None:
         self.clock = ManualClock(START_S)
         self.backend = backend or FakeBackend(hold=True)
         self.metrics = Metrics(folder)
-        self.lanes = [lane_of(self.metrics, family) for family in families or (tagged_family(),)]
+        self.lanes = [lane_of(self.metrics, family, cache=cache) for family in families or (tagged_family(),)]
         self.lane = self.lanes[0]
-        self.dispatcher = Dispatcher(self.backend, self.lanes, self.clock)
+        self.spans = Spans(self.clock)
+        self.dispatcher = Dispatcher(self.backend, self.lanes, self.clock, tracer=self.spans.tracer if traced else None)
         self.gateway = Gateway(self.lanes, self.dispatcher, self.clock)
 
     def call(self, *tags: int, lane: Lane | None = None, **rest: object) -> asyncio.Task[Result]:
@@ -96,9 +119,12 @@ def call_of(
     *tags: int,
     latency_s: float = 1.0,
     variant: str | None = None,
+    min_accuracy: float | None = None,
+    max_energy_mj: float | None = None,
     group: str | None = None,
     size: int = 0,
+    trace: Trace | None = None,
 ) -> Call:
     """A call received now."""
-    budget = RequestBudget(latency_s=latency_s, variant=variant)
-    return Call(rows_of(*tags), len(tags), budget, now_s, size_bytes=size, group=group)
+    budget = RequestBudget(latency_s, min_accuracy, max_energy_mj, variant=variant)
+    return Call(rows_of(*tags), len(tags), budget, now_s, size_bytes=size, group=group, trace=trace)

@@ -1,16 +1,16 @@
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanKind, StatusCode, use_span
 
 from models.trace_context import TRACEPARENT
 from serving.testing import ManualClock
-from serving.tracing import Trace, parse_traceparent
+from serving.tracing import Trace, Tracer, parse_traceparent
 from tests.support.spans import Spans, seconds
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -47,7 +47,7 @@ def own_context() -> Iterator[None]:
         f"00-{'0' * 32}-{SPAN_ID}-01",
         f"00-{TRACE_ID}-{'0' * 16}-01",
         SAMPLED.replace("-", "_"),
-        f"00-{TRACE_ID}-{SPAN_ID}-٠١",
+        f"00-{TRACE_ID}-{SPAN_ID}-\u0660\u0661",
     ],
 )
 def test_what_is_no_traceparent_is_none(header: str) -> None:
@@ -203,8 +203,6 @@ def test_calls_on_behalf_of_a_batch_go_on_in_its_trace(clock: ManualClock, own_c
 
 
 def test_the_loops_own_context_is_nobodys_parent(clock: ManualClock) -> None:
-    from opentelemetry.trace import use_span
-
     spans = Spans(clock)
     outer = spans.tracer._maker.start_span("outer")
 
@@ -220,8 +218,6 @@ def test_the_loops_own_context_is_nobodys_parent(clock: ManualClock) -> None:
 
 def test_closing_is_passed_on(clock: ManualClock) -> None:
     closed: list[bool] = []
-    close: Callable[[], None] = lambda: closed.append(True)  # noqa: E731
-    from serving.tracing import Tracer
-
-    Tracer(Spans(clock).tracer._maker, clock, sample_ratio=1, follow_caller=True, close=close).close()
+    maker = Spans(clock).tracer._maker
+    Tracer(maker, clock, sample_ratio=1, follow_caller=True, close=lambda: closed.append(True)).close()
     assert closed == [True]
