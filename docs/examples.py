@@ -73,7 +73,7 @@ def running_server(runtime_dir: Path, cache_dir: Path) -> Iterator[str]:
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(  # noqa: S603 - our own words
-            [*command, "--http-port", "0", "--metrics-port", "0"],
+            [*command, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
             cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True,
         ) as process,
     ):  # fmt: skip

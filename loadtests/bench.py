@@ -20,9 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtests.benchmark import render
 from loadtests.benchmark.closed_loop import ClosedLoopLoad
 from loadtests.benchmark.facts import machine_facts
+from loadtests.benchmark.grpc_load import GrpcioLoad, H2loadLoad, find_h2load
 from loadtests.benchmark.oracle import Oracle
 from loadtests.benchmark.results import Cell, Failure, Results, Sample, save_text
-from loadtests.benchmark.runner import Load, Plan, Runner, new_results
+from loadtests.benchmark.runner import BothLoads, Load, Plan, Runner, new_results
 from loadtests.benchmark.servers import SERVERS, pick
 from loadtests.benchmark.wire import FORMATS
 from loadtests.benchmark.wrk import WrkLoad, find_wrk
@@ -45,7 +46,8 @@ how it measures:
   16 at once), loads it with every body format and number of connections, checks again and stops it. Tables show
   the median of the repeats (min-max). The load is a closed loop: a connection sends its next request when the
   last is answered, so latencies are those of that many patient callers, not of a fixed arrival rate.
-  Load comes from wrk where it is installed, else from a slower bundled generator on the same cores.
+  Load comes from wrk where it is installed, and from h2load for gRPC; else from slower bundled generators on the
+  same cores. Calls of gRPC share up to four connections.
 
 examples:
   python -m loadtests.bench
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = new_results(plan, oracle, command, machine_facts(_generator_fact(load)))
     with _terminate_interrupts(), Screen(console, plan, results, options.json, options.markdown) as screen:
         with contextlib.suppress(KeyboardInterrupt):
-            Runner(plan, load, oracle, model, folder, results, screen).run()
+            Runner(plan, BothLoads(load, _grpc_load(folder)), oracle, model, folder, results, screen).run()
         screen.save()
     _report(console, results, options)
     if not results.complete:
@@ -160,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--servers", nargs="+", choices=names, default=names, metavar="NAME", help="default: all (list below)")
     add("--connections", nargs="+", type=_positive, default=[1, 16, 64], metavar="N", help="default: 1 16 64")
-    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="bodies to send; default: both")
+    add("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="bodies to send; default: all")
     add("--duration", type=_positive, default=5, metavar="S", help="whole seconds a window; default: 5")
     add("--warmup", type=_positive, default=1, metavar="S", help="seconds of load before a window; default: 1")
     add("--repeats", type=_positive, default=3, metavar="N", help="default: 3")
@@ -204,10 +206,14 @@ def _choose_load(wanted: str, folder: Path) -> Load:
     return ClosedLoopLoad(_REQUEST_TIMEOUT_S)
 
 
+def _grpc_load(folder: Path) -> Load:
+    binary = find_h2load()
+    return GrpcioLoad() if binary is None else H2loadLoad(binary, folder)
+
+
 def _generator_fact(load: Load) -> str:
-    if not isinstance(load, WrkLoad):
-        return "bundled asyncio client (wrk not used)"
-    return f"{load.version()}, one thread"
+    http = f"{load.version()}, one thread" if isinstance(load, WrkLoad) else "bundled asyncio client (wrk not used)"
+    return f"{http}; gRPC: {'grpcio in two processes' if find_h2load() is None else 'h2load, one thread'}"
 
 
 @contextlib.contextmanager

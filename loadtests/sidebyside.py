@@ -129,7 +129,8 @@ def _gateway(policy: str, scenario: Scenario, models: Path) -> ServerSpec:
         about=f"Gearshift, one process, policy {policy}",
         argv=(
             "{python}", "-m", "deployments.cli.main", "serve", "--engine", "inprocess", "--models", str(models),
-            "--workers", str(scenario.fleet.workers), "--http-port", "{port}", "--metrics-port", "{metrics_port}",
+            "--workers", str(scenario.fleet.workers), "--http-port", "{port}", "--grpc-port", "off",
+            "--metrics-port", "{metrics_port}",
         ),
         env={"GEARSHIFT_SCHEDULER__POLICY": policy},
         start_timeout_s=START_TIMEOUT_S,

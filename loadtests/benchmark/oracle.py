@@ -4,11 +4,22 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
+import grpc
 import httpx
 import numpy as np
+from tritonclient.grpc import service_pb2
 
-from loadtests.benchmark.wire import AnswerError, BodyFormat, decode_answer, encode_request
+from loadtests.benchmark.wire import (
+    INFER_METHOD,
+    AnswerError,
+    BodyFormat,
+    decode_answer,
+    encode_request,
+    grpc_output,
+    grpc_request,
+)
 from loadtests.fixtures import FloatArray, reference_outputs, sample_rows
 
 _TOLERANCE = 1e-4  # batched and single runs differ by 1e-7; two rows of the sample by 1e-2 and more
@@ -37,7 +48,9 @@ class Oracle:
 
         Different rows in flight together: a server that mixes up the rows of a batch is found here.
         """
-        asyncio.run(self._check(url, body_format, connections))
+        asyncio.run(
+            self._check_grpc(url, connections) if body_format == "grpc" else self._check(url, body_format, connections)
+        )
 
     async def _check(self, url: str, body_format: BodyFormat, connections: int) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
@@ -45,6 +58,30 @@ class Oracle:
             calls = [self._check_row(client, url, body_format, index) for index in range(len(self.rows))]
             # All are awaited before the first complaint: none is left running in a closed client.
             for failure in await asyncio.gather(*calls, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+
+    async def _check_grpc(self, url: str, calls: int) -> None:
+        room = asyncio.Semaphore(calls)
+        async with grpc.aio.insecure_channel(urlsplit(url).netloc) as channel:
+            infer = channel.unary_unary(
+                INFER_METHOD,
+                request_serializer=service_pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=service_pb2.ModelInferResponse.FromString,
+            )
+
+            async def check_row(index: int) -> None:
+                try:
+                    async with room:
+                        answer = await infer(grpc_request(self.rows[index : index + 1]), timeout=_TIMEOUT_S)
+                    self._compare("grpc", index, grpc_output(answer))
+                except grpc.aio.AioRpcError as error:
+                    raise WrongAnswerError(f"grpc: {error.code().name}: {error.details()}") from error
+                except AnswerError as error:
+                    raise WrongAnswerError(f"grpc: {error}") from error
+
+            calls_made = [check_row(index) for index in range(len(self.rows))]
+            for failure in await asyncio.gather(*calls_made, return_exceptions=True):
                 if failure is not None:
                     raise failure
 
@@ -60,6 +97,9 @@ class Oracle:
             output = decode_answer(answer.content, answer.headers)
         except AnswerError as error:
             raise WrongAnswerError(f"{body_format}: {error}") from error
+        self._compare(body_format, index, output)
+
+    def _compare(self, body_format: BodyFormat, index: int, output: FloatArray) -> None:
         expected = self.expected[index : index + 1]
         if output.shape != expected.shape:
             raise WrongAnswerError(f"{body_format}: shape {output.shape}, expected {expected.shape}")

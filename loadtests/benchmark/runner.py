@@ -28,6 +28,24 @@ class Load(Protocol):
         ...
 
 
+class BothLoads:
+    """Sends gRPC through one generator and everything else through another."""
+
+    def __init__(self, http: Load, grpc: Load) -> None:
+        self._http = http
+        self._grpc = grpc
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self._http.name}, {self._grpc.name}"
+
+    def run(self, url: str, payload: Payload, connections: int, duration_s: int) -> LoadResult:
+        """See `Load`."""
+        load = self._grpc if url.startswith("grpc:") else self._http
+        return load.run(url, payload, connections, duration_s)
+
+
 class Watcher(Protocol):
     """Is told how the run goes on."""
 
@@ -63,7 +81,8 @@ class Plan:
     @property
     def cells(self) -> int:
         """How many windows the whole run measures."""
-        return len(self.servers) * len(self.formats) * len(self.connections) * self.repeats
+        windows = sum(len(spec.formats(self.formats)) for spec in self.servers)
+        return windows * len(self.connections) * self.repeats
 
     @property
     def load_s(self) -> int:
@@ -102,17 +121,19 @@ class Runner:
         try:
             with running(spec, place, self._folder, self._plan.extra_env) as tree:
                 self._watcher.doing(f"{title}: check answers")
-                url = spec.url(place, spec.infer_path)
-                for body_format in self._plan.formats:
-                    self._oracle.check(url, body_format)
-                for body_format in self._plan.formats:
+                formats = spec.formats(self._plan.formats)
+                for body_format in formats:
+                    self._oracle.check(spec.target(place, body_format), body_format)
+                for body_format in formats:
                     for connections in self._plan.connections:
                         self._watcher.doing(f"{title}: {body_format}, {connections} connections")
-                        self._measure_cell(Cell(spec.name, body_format, connections), repeat, url, tree)
+                        self._measure_cell(
+                            Cell(spec.name, body_format, connections), repeat, spec.target(place, body_format), tree
+                        )
                 self._watcher.doing(f"{title}: check answers, stop")
                 # Once more: a server that survives the load but answers wrong after it is not sound either.
-                for body_format in self._plan.formats:
-                    self._oracle.check(url, body_format)
+                for body_format in formats:
+                    self._oracle.check(spec.target(place, body_format), body_format)
         except (StartError, WrongAnswerError, WrkError) as error:
             failure = Failure(spec.name, repeat, str(error))
             self._results.failures.append(failure)

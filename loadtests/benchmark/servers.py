@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loadtests.benchmark.wire import BodyFormat
+
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: servers are started with it as their working folder."""
 
@@ -14,7 +16,7 @@ INFER_PATH = "/v2/models/mlp/infer"
 
 _PYTHON_SERVER_ENV = {"ORT_DISABLE_TELEMETRY": "1"}
 _GEARSHIFT = ("{python}", "-m", "deployments.cli.main", "serve", "{model}", "--name", "mlp")
-_GEARSHIFT_PORTS = ("--http-port", "{port}", "--metrics-port", "{metrics_port}")
+_GEARSHIFT_PORTS = ("--http-port", "{port}", "--grpc-port", "{grpc_port}", "--metrics-port", "{metrics_port}")
 _UVICORN = ("{python}", "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}")
 _UVICORN_QUIET = ("--log-level", "warning", "--no-access-log", "--app-dir", "{peers}")
 
@@ -29,6 +31,7 @@ class Place:
     model: Path
     port: int
     metrics_port: int
+    grpc_port: int = 0
 
     def fill(self, template: str) -> str:
         """Return `template` with its `{placeholders}` filled in."""
@@ -38,6 +41,7 @@ class Place:
             model=self.model,
             port=self.port,
             metrics_port=self.metrics_port,
+            grpc_port=self.grpc_port,
         )
 
 
@@ -48,12 +52,14 @@ class ServerSpec:
     name: str
     about: str
     argv: tuple[str, ...]
-    """Command line; `{python}`, `{model}`, `{peers}`, `{port}` and `{metrics_port}` are filled in."""
+    """Command line; `{python}`, `{model}`, `{peers}`, `{port}`, `{grpc_port}` and `{metrics_port}` are filled in."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment; the same placeholders are filled in."""
     ready_path: str = READY_PATH
     infer_path: str = INFER_PATH
     start_timeout_s: float = 60.0
+    grpc: bool = False
+    """Whether it answers gRPC too."""
 
     def command(self, place: Place) -> list[str]:
         """Return the command line to start this server at `place`."""
@@ -69,6 +75,14 @@ class ServerSpec:
         """Return the loopback URL of `path` on this server."""
         return f"http://127.0.0.1:{place.port}{path}"
 
+    def target(self, place: Place, body_format: BodyFormat) -> str:
+        """Return the URL that bodies of this format are sent to."""
+        return f"grpc://127.0.0.1:{place.grpc_port}" if body_format == "grpc" else self.url(place, self.infer_path)
+
+    def formats(self, wanted: Iterable[BodyFormat]) -> list[BodyFormat]:
+        """Return those of the wanted formats that it understands."""
+        return [body_format for body_format in wanted if self.grpc or body_format != "grpc"]
+
 
 def _gearshift(name: str, about: str, *options: str) -> ServerSpec:
     return ServerSpec(
@@ -76,6 +90,7 @@ def _gearshift(name: str, about: str, *options: str) -> ServerSpec:
         about=about,
         argv=(*_GEARSHIFT, *options, *_GEARSHIFT_PORTS),
         start_timeout_s=120.0,
+        grpc=True,
     )
 
 
@@ -127,12 +142,12 @@ def pick(names: Iterable[str]) -> tuple[ServerSpec, ...]:
 
 
 def free_place(model: Path) -> Place:
-    """Return a place with two loopback ports that are free now.
+    """Return a place with loopback ports that are free now.
 
     Fresh ports for each start: a server that listens with `SO_REUSEPORT` would otherwise share its
     connections silently with a stranger on the same port.
     """
-    with socket.socket() as first, socket.socket() as second:
-        for listener in (first, second):
+    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
+        for listener in (first, second, third):
             listener.bind(("127.0.0.1", 0))
-        return Place(model, first.getsockname()[1], second.getsockname()[1])
+        return Place(model, first.getsockname()[1], second.getsockname()[1], third.getsockname()[1])

@@ -6,12 +6,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import orjson
+from tritonclient.grpc import service_pb2
 
 from loadtests.fixtures import INPUT_NAME, OUTPUT_NAME, FloatArray
 
-BodyFormat = Literal["json", "binary"]
+BodyFormat = Literal["json", "binary", "grpc"]
 FORMATS: tuple[BodyFormat, ...] = get_args(BodyFormat)
 
+INFER_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_PREFIX_BYTES = 5
+MODEL_NAME = "mlp"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -28,7 +32,11 @@ class Payload:
 
 
 def encode_request(rows: FloatArray, body_format: BodyFormat) -> Payload:
-    """Return the request that asks for the outputs of `rows`, float32 [n, width]."""
+    """Return the request that asks for the outputs of `rows`, float32 [n, width]; of gRPC with its prefix."""
+    if body_format == "grpc":
+        message = grpc_request(rows).SerializeToString()
+        prefix = b"\0" + len(message).to_bytes(GRPC_PREFIX_BYTES - 1)
+        return Payload(prefix + message, {"Content-Type": "application/grpc", "TE": "trailers"})
     tensor: dict[str, Any] = {"name": INPUT_NAME, "shape": rows.shape, "datatype": "FP32"}
     if body_format == "json":
         tensor["data"] = rows.ravel()
@@ -39,6 +47,22 @@ def encode_request(rows: FloatArray, body_format: BodyFormat) -> Payload:
     head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
     return Payload(head + raw, headers)
+
+
+def grpc_request(rows: FloatArray) -> service_pb2.ModelInferRequest:
+    """Return the same request as a message of gRPC."""
+    request = service_pb2.ModelInferRequest(model_name=MODEL_NAME)
+    request.inputs.add(name=INPUT_NAME, datatype="FP32", shape=rows.shape)
+    request.raw_input_contents.append(rows.astype("<f4").tobytes())
+    return request
+
+
+def grpc_output(answer: service_pb2.ModelInferResponse) -> FloatArray:
+    """Return the output tensor of an answer; raises `AnswerError` where there is none."""
+    for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        if tensor.name == OUTPUT_NAME:
+            return np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(tensor.shape)
+    raise AnswerError(f"no output named {OUTPUT_NAME!r}")
 
 
 def decode_answer(body: bytes, headers: Mapping[str, str]) -> FloatArray:
