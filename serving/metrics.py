@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from serving.exemplars import Exemplar, ExemplarFile, Key, attach, read_exemplars
@@ -217,19 +218,18 @@ class Metrics:
 
         `accept`: the scraper's header. One that asks for OpenMetrics gets exemplars too; all others the plain text.
         """
-        try:
-            encode, kind = choose_encoder(accept)
-        except ValueError:  # a version that is no number
-            encode, kind = choose_encoder("")
         families = self.collect()
-        if kind.startswith("application/openmetrics-text"):
+        open_metrics = "application/openmetrics-text" in accept
+        if open_metrics:
             exemplars = read_exemplars(self._folder)
             for family in families:
                 if exemplars and family.type == "histogram":
                     attach(family, _SPECS[family.name].labels, exemplars)
         registry = CollectorRegistry()
         registry.register(_Fixed(families))
-        return bytes(encode(registry)), kind
+        if open_metrics:
+            return bytes(openmetrics.generate_latest(registry)), openmetrics.CONTENT_TYPE_LATEST
+        return bytes(generate_latest(registry)), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> list[Metric]:
         """The node's metrics as last written, with those derived from sums over all replicas.

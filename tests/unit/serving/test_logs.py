@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving.config import LogSettings
-from serving.logs import configure_logs
+from serving.logs import LevelWatch, configure_logs, current_level, set_level
+from serving.run_folder import LOG_LEVEL
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +60,58 @@ def test_json_on_a_stream_that_is_no_terminal(capsys: pytest.CaptureFixture[str]
     configure_logs(LogSettings(format="json"))
     logging.getLogger("gearshift").warning("careful", extra={"rows": 3})
     assert json.loads(capsys.readouterr().err)["rows"] == 3
+
+
+def test_a_level_is_changed_while_it_runs(tmp_path: Path) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    log = logging.getLogger("gearshift.replica")
+    set_level(tmp_path, "debug")
+    log.debug("told")
+    set_level(tmp_path, "error")
+    log.warning("not told")
+    assert current_level() == "error"
+    assert [line["event"] for line in lines(tmp_path)] == ["log level is now debug", "told", "log level is now error"]
+
+
+def test_other_processes_of_the_node_follow(tmp_path: Path) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    watch = LevelWatch(tmp_path)
+    watch.follow()
+    assert current_level() == "info"
+    set_level(tmp_path, "debug")
+    logging.getLogger("gearshift").setLevel("INFO")  # as in a process where nobody asked
+    watch.follow()
+    assert current_level() == "debug"
+
+
+def test_a_level_is_taken_over_once(tmp_path: Path) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    set_level(tmp_path, "debug")
+    watch = LevelWatch(tmp_path)
+    watch.follow()
+    logging.getLogger("gearshift").setLevel("WARNING")  # by hand, in this process only
+    watch.follow()
+    assert current_level() == "warning"
+
+
+@pytest.mark.parametrize("written", ["verbose", "", "\x00"])
+def test_a_file_that_is_no_level_changes_nothing(tmp_path: Path, written: str) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    (tmp_path / LOG_LEVEL).write_text(written)
+    LevelWatch(tmp_path).follow()
+    assert current_level() == "info"
+
+
+def test_an_unknown_level_is_refused(tmp_path: Path) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    with pytest.raises(ValueError, match="debug, info, warning, error"):
+        set_level(tmp_path, "verbose")
+    assert current_level() == "info"
+    assert not (tmp_path / LOG_LEVEL).exists()
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    configure_logs(LogSettings(level="info"), tmp_path)
+    with pytest.raises(OSError, match="gone"):
+        set_level(tmp_path / "gone", "debug")
+    assert current_level() == "info"
