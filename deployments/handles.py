@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from deployments.payload import pack, size_of, unpack
-from deployments.worker import Ran, Refused
-from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
+from deployments.worker import Away, Ran, Refused
+from serving.ports import Execution, ModelFailed, Tensors, VariantUnavailable, WorkerLost
 
 BY_REFERENCE_BYTES = 512 * 1024
 """Above this a batch goes through shared memory: gRPC copies it, which costs more than the detour."""
@@ -62,6 +62,8 @@ class HandleBackend:
                 continue
             if isinstance(result, Refused):
                 raise ModelFailed(result.message)
+            if isinstance(result, Away):
+                raise VariantUnavailable(result.message)
             return Execution(unpack(result.outputs), result.compute_s, result.service_s)
         raise AssertionError("the last try returns or raises")
 
@@ -72,7 +74,7 @@ class HandleBackend:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _call(self, handle: Any, arguments: tuple[Any, ...], give_up_s: float) -> Ran | Refused:
+    async def _call(self, handle: Any, arguments: tuple[Any, ...], give_up_s: float) -> Ran | Refused | Away:
         if self._closed:
             raise WorkerLost("the backend is closed")
         response = handle.remote(*arguments)
@@ -92,6 +94,6 @@ class HandleBackend:
                 response.cancel()
 
 
-async def _result(response: Any) -> Ran | Refused:
-    result: Ran | Refused = await response
+async def _result(response: Any) -> Ran | Refused | Away:
+    result: Ran | Refused | Away = await response
     return result

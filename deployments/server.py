@@ -4,12 +4,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 from deployments.cluster import start_cluster
 from deployments.node import ClusterError, Progress
 from deployments.options import configure_environment
 from models.calibrate import profile_family
+from models.runner import open_variant
 from serving.catalog import open_catalog
 from serving.config import Settings
 
@@ -28,7 +30,7 @@ def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], No
     configure_environment()
     with _stopping(stop):
         cluster = start_cluster(settings.run_folder, progress=progress)
-        grace_s = settings.server.drain_s + STOP_MARGIN_S
+        grace_s = settings.server.lame_duck_s + settings.server.drain_s + STOP_MARGIN_S
         try:
             if not stop.is_set():
                 from deployments.app import application
@@ -51,7 +53,7 @@ def _calibrate(settings: Settings, progress: Progress) -> None:
     for artifact in open_catalog(settings.models):
         profile_family(
             artifact.family,
-            artifact.load,
+            partial(open_variant, artifact),
             cache_dir=settings.models.cache_dir,
             watts_per_core=settings.models.watts_per_core,
             progress=progress,

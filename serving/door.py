@@ -63,4 +63,8 @@ def told(result: Result) -> dict[str, Parameter]:
     }
     if result.accuracy is not None:
         parameters["accuracy"] = result.accuracy
+    if result.escalated is not None:
+        parameters["escalated"] = round(result.escalated, 4)
+    if result.cached:
+        parameters["cached"] = True
     return parameters

@@ -4,17 +4,24 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from models.cascade import CUT_SHORT, WENT_ON
+from models.manifest import ESCALATED
+from serving.cache import Kept, Key, key_of
 from serving.core.admission import Rejected as Refusal
 from serving.core.budget import RequestBudget, round_up
 from serving.core.errors import Cancelled, Expired, Infeasible, Rejected, Unavailable, UnknownModel
+from serving.core.fleet import VariantView
 from serving.core.outcome import Outcome
-from serving.core.request import Reason, Request
+from serving.core.request import Eligibility, Reason, Request
 from serving.dispatcher import Answer, Dispatcher, Pending
 from serving.lane import Done, Lane
 from serving.ports import Clock, Tensors
 from serving.tracing import Trace
 
 TOO_MUCH_WORK = "too much work is queued to meet the latency budget: retry later, or allow more time"
+
+OFF_LOOP_BYTES = 256 * 1024
+"""Larger inputs are hashed in a thread."""
 
 OnDisconnect = Callable[[Callable[[], object]], None]
 """Registers what to do when the caller goes away."""
@@ -50,6 +57,10 @@ class Result:
     """Time from receipt to answer that was predicted when the batch was started."""
     deadline_met: bool
     reason: Reason
+    cached: bool = False
+    """Whether it was answered before."""
+    escalated: float | None = None
+    """Share of the rows that a cascade passed on to its second variant; None for what is no cascade."""
 
 
 class Gateway:
@@ -122,6 +133,18 @@ class Gateway:
         except (Infeasible, UnknownModel):
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise
+        except Unavailable:
+            lane.count_end(Outcome.FAILED, call.rows, self._clock() - call.received_s)
+            raise
+        key: Key | None = None
+        if lane.cache is not None:
+            started_s = self._clock()
+            key = await _key_of(call.inputs)
+            kept = lane.cache.find(key, started_s)
+            if kept is not None and kept.serves(call.budget, call.rows, eligibility, lane.variants):
+                lane.count_look_up("hit", self._clock() - started_s)
+                return self._give_again(lane, call, eligibility, kept)
+            lane.count_look_up("miss", self._clock() - started_s)
         pending = Pending(call.inputs, asyncio.get_running_loop().create_future(), call.trace)
         request = Request(
             rows=call.rows,
@@ -144,7 +167,30 @@ class Gateway:
         if on_disconnect is not None:
             on_disconnect(pending.abandon)
         answer = await self._wait(lane, request, pending)
-        return self._account(lane, request, answer)
+        result = self._account(lane, request, answer)
+        if lane.cache is not None and key is not None:
+            variant = next(view for view in lane.variants if view.name == result.variant)
+            lane.cache.keep(key, answer.outputs, variant, self._clock())
+        return result
+
+    def _give_again(self, lane: Lane, call: Call, choice: Eligibility, kept: Kept) -> Result:
+        """Answer with what was answered before."""
+        duration_s = self._clock() - call.received_s
+        met = duration_s <= call.budget.latency_s
+        lane.count_answer(Done(call.rows, kept.variant, choice.reason, duration_s, 0.0), met=met)
+        return Result(
+            outputs=kept.outputs,
+            variant=kept.variant.name,
+            accuracy=kept.variant.known_accuracy,
+            batch_rows=call.rows,
+            queue_s=0.0,
+            compute_s=0.0,
+            predicted_s=duration_s,
+            deadline_met=met,
+            reason=choice.reason,
+            cached=True,
+            escalated=_escalated(kept.outputs),
+        )
 
     async def _wait(self, lane: Lane, request: Request, pending: Pending) -> Answer:
         outcome = Outcome.FAILED
@@ -169,11 +215,11 @@ class Gateway:
 
     def _account(self, lane: Lane, request: Request, answer: Answer) -> Result:
         now_s = self._clock()
-        variant = lane.variants[answer.variant]
-        reason = lane.scheduler.explain(request, answer.variant)
+        variant = _answered_by(lane, answer)
+        reason = lane.scheduler.explain(request, variant.index)
         queue_s = max(0.0, answer.started_s - request.arrival_s)
         met = now_s <= request.deadline_s
-        lane.scheduler.ended(request, answer.variant if met else None)
+        lane.scheduler.ended(request, variant.index if met else None)
         lane.scheduler.observe_overhead(now_s - answer.started_s - answer.service_s)
         done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
         lane.count_answer(done, met=met)
@@ -192,7 +238,28 @@ class Gateway:
             predicted_s=queue_s + answer.predicted_s + lane.scheduler.overhead_s,
             deadline_met=met,
             reason=reason,
+            escalated=_escalated(answer.outputs),
         )
+
+
+async def _key_of(inputs: Tensors) -> Key:
+    if sum(array.nbytes for array in inputs.values()) > OFF_LOOP_BYTES:
+        return await asyncio.to_thread(key_of, inputs)
+    return key_of(inputs)
+
+
+def _answered_by(lane: Lane, answer: Answer) -> VariantView:
+    """What an answer is worth: a cascade that found no time for some of the rows is its first variant."""
+    variant = lane.variants[answer.variant]
+    fates = answer.outputs.get(ESCALATED)
+    if variant.cascade is None or fates is None or not (fates == CUT_SHORT).any():
+        return variant
+    return lane.variants[variant.cascade[0]]
+
+
+def _escalated(outputs: Tensors) -> float | None:
+    fates = outputs.get(ESCALATED)
+    return None if fates is None else float((fates == WENT_ON).mean())
 
 
 def _refused(verdict: Refusal, lane: Lane, request: Request) -> Rejected | Infeasible:

@@ -3,10 +3,14 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Literal, Self
 
-from models.manifest import Family, LatencyProfile
-from serving.config import ConfigError, SchedulerSettings
+import numpy as np
+
+from models.cascade import WENT_ON
+from models.manifest import ESCALATED, Family, LatencyProfile
+from serving.cache import ResponseCache
+from serving.config import CacheSettings, ConfigError, SchedulerSettings
 from serving.core.budget import RequestBudget, eligible_variants
 from serving.core.demand import DemandOptions, ModelSignals
 from serving.core.fleet import VariantView, view_variants
@@ -14,7 +18,7 @@ from serving.core.lookahead import LookAheadSettings
 from serving.core.outcome import Outcome
 from serving.core.policies.batching import PolicyError
 from serving.core.policies.registry import NamedPolicy, named_policy
-from serving.core.request import Eligibility, Reason
+from serving.core.request import Eligibility, Reason, Request
 from serving.core.scheduler import Scheduler, SchedulerOptions
 from serving.metrics import Counter, Histogram, Metrics
 from serving.ports import Execution
@@ -43,8 +47,10 @@ class Lane:
         metrics: Metrics,
         batch_overhead_s: float = 0.0,
         demand: DemandOptions | None = None,
+        cache: CacheSettings | None = None,
     ) -> None:
-        """`profiles` by variant name; `batch_overhead_s` as the backend has it; `demand`: how load is looked at.
+        """`profiles` by variant name; `batch_overhead_s` as the backend has it; `demand`: how load is looked at;
+        `cache`: whose answers are kept.
 
         Raises `ConfigError` when the policy asks for a variant the family does not have.
         """
@@ -72,6 +78,9 @@ class Lane:
             max_energy_mj=default.max_energy_mj,
             prefer=default.prefer,
         )
+        kept = cache is not None and cache.keeps(family.name)
+        self.cache = ResponseCache(cache.max_bytes, cache.max_age_s) if cache is not None and kept else None
+        """Answers to give again; None where the model's are not kept."""
         self.users = 0
         """Requests between the look-up of this lane and their end: see `__enter__`."""
         self.in_flight = 0
@@ -115,6 +124,7 @@ class Lane:
         """Say on the metrics page that the model is offered no longer."""
         self._counter("gearshift_demand_workers").value = 0
         self._counter("gearshift_work_queued_seconds").value = 0
+        self._counter("gearshift_cache_bytes").value = 0
         for variant in self.variants:
             self._counter("gearshift_variant_ready", variant.name).value = 0
 
@@ -139,10 +149,33 @@ class Lane:
         """Account for a request that ended without an answer."""
         self._count(outcome, rows, "", duration_s)
 
+    def suspend(self, variant: int) -> list[Request]:
+        """Do without a variant until `resume`. Returns the waiting requests that no other can answer."""
+        self._counter("gearshift_variant_ready", self.variants[variant].name).value = 0
+        self.eligibility.cache_clear()
+        return self.scheduler.suspend(variant)
+
+    def resume(self, variant: int, took_s: float) -> None:
+        """Use a variant again, which just took so long for one row."""
+        self.scheduler.resume(variant, took_s / self.variants[variant].table.seconds(1))
+        self.eligibility.cache_clear()
+        self._counter("gearshift_variant_ready", self.variants[variant].name).value = 1
+
+    def count_look_up(self, result: Literal["hit", "miss"], spent_s: float) -> None:
+        """Account for a search among the kept answers."""
+        self._counter("gearshift_cache_lookups_total", result).value += 1
+        self._counter("gearshift_cache_lookup_seconds_total", result).value += spent_s
+
+    def count_remote_failure(self, variant: int) -> None:
+        """Account for a batch that an endpoint did not answer."""
+        self._counter("gearshift_remote_failures_total", self.variants[variant].name).value += 1
+
     def count_batch(self, variant: int, rows: int, execution: Execution, now_s: float) -> None:
         """Learn from a batch that finished at `now_s`, and account for it."""
         name = self.variants[variant].name
-        self._error_ratio.observe(self.scheduler.observe(variant, rows, execution.service_s, now_s))
+        expected_s = self._expected_s(variant, rows, execution)
+        ratio = self.scheduler.observe(variant, rows, execution.service_s, now_s, expected_s)
+        self._error_ratio.observe(ratio)
         self._histogram("gearshift_compute_duration_seconds", name).observe(execution.compute_s)
         self._histogram("gearshift_batch_rows", name).observe(rows)
         profile = self.profiles[name]
@@ -175,6 +208,12 @@ class Lane:
         self._counter("gearshift_queue_rows").value = queue.rows
         self._counter("gearshift_queue_bytes").value = queue.size_bytes
         self._counter("gearshift_slowdown_ratio").value = self.scheduler.latency.slowdown
+        if self.cache is not None:
+            self._counter("gearshift_cache_bytes").value = self.cache.size_bytes
+            for cause, count in self.cache.evicted.items():
+                # Added, not set: another lane of this very version may have counted before.
+                self._counter("gearshift_cache_evictions_total", cause).value += count
+                self.cache.evicted[cause] = 0
 
     def _count(self, outcome: Outcome, rows: int, variant: str, duration_s: float) -> None:
         self._histogram("gearshift_request_duration_seconds", variant, outcome.value).observe(duration_s)
@@ -187,8 +226,19 @@ class Lane:
     def _histogram(self, name: str, *labels: str) -> Histogram:
         return self._metrics.histogram(name, *self._labels, *labels)
 
+    def _expected_s(self, variant: int, rows: int, execution: Execution) -> float | None:
+        """What a cascade should have taken, given the rows that went on; None for what is no cascade."""
+        cascade = self.variants[variant].cascade
+        if cascade is None:
+            return None
+        first, then = cascade
+        latency = self.scheduler.latency
+        count = int(np.count_nonzero(execution.outputs[ESCALATED] == WENT_ON))
+        return latency.mean_s(first, rows) + (latency.mean_s(then, count) if count else 0.0)
+
     def _eligibility(self, budget: RequestBudget, rows: int) -> Eligibility:
-        found = eligible_variants(budget, rows, self.variants, self.family.name)
+        away = self.scheduler.latency.suspended
+        found = eligible_variants(budget, rows, self.variants, self.family.name, away)
         return self._known.setdefault((found.variants, found.best, found.reason), found)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from models.manifest import Prefer
-from serving.core.errors import Infeasible, UnknownModel
+from serving.core.errors import Infeasible, Unavailable, UnknownModel
 from serving.core.fleet import VariantView
 from serving.core.request import Eligibility, Reason
 
@@ -27,13 +27,35 @@ class RequestBudget:
     """Orders requests of equal deadline; lower goes first (0 is Triton's default)."""
 
 
-def eligible_variants(budget: RequestBudget, rows: int, variants: tuple[VariantView, ...], model: str) -> Eligibility:
-    """The variants that can meet the budget with `rows` rows on an idle worker.
+NONE: frozenset[int] = frozenset()
 
-    `prefer` = latency or energy leaves exactly one: the least of those the floors allow.
+
+def eligible_variants(
+    budget: RequestBudget, rows: int, variants: tuple[VariantView, ...], model: str, away: frozenset[int] = NONE
+) -> Eligibility:
+    """The variants that can meet the budget with `rows` rows on an idle worker. Those in `away` cannot run now.
+
+    `prefer` = latency or energy leaves exactly one: the least of those the floors allow, and for latency one that
+    runs elsewhere only where no other can.
     Raises `UnknownModel` for a pinned variant that does not exist and `Infeasible`, naming the
-    nearest budget that can be met, when nothing is left.
+    nearest budget that can be met, when nothing is left; `Unavailable` when that is only because some are away.
     """
+    whole = _eligible(budget, rows, variants, model)
+    if away.isdisjoint(whole.variants):
+        return whole
+    try:
+        rest = _eligible(budget, rows, tuple(v for v in variants if v.index not in away), model)
+    except (Infeasible, UnknownModel):
+        raise Unavailable(
+            f"only variant '{variants[whole.best].name}' of model '{model}' meets this budget, and its endpoint does "
+            "not answer now: try again later, or ask for less"
+        ) from None
+    lesser = budget.prefer == "accuracy" and variants[rest.best].accuracy < variants[whole.best].accuracy
+    return Eligibility(rest.variants, rest.best, "unavailable" if lesser else whole.reason)
+
+
+def _eligible(budget: RequestBudget, rows: int, variants: tuple[VariantView, ...], model: str) -> Eligibility:
+    """The same where nobody is away."""
     named = [v for v in variants if budget.variant is None or v.name == budget.variant]
     if not named:
         names = ", ".join(v.name for v in variants)
@@ -57,10 +79,10 @@ def eligible_variants(budget: RequestBudget, rows: int, variants: tuple[VariantV
 
 def _fast_enough(budget: RequestBudget, rows: int, candidates: list[VariantView], model: str) -> list[VariantView]:
     """Those that answer `rows` rows within the latency budget on an idle worker, fastest first."""
-    by_speed = sorted(candidates, key=lambda v: v.table.seconds(rows))
+    by_speed = sorted(candidates, key=lambda v: (v.elsewhere, v.table.seconds(rows)))
     kept = [v for v in by_speed if v.table.seconds(rows) <= budget.latency_s * (1 + ROUNDING)]
     if not kept:
-        quickest = by_speed[0]
+        quickest = min(candidates, key=lambda v: v.table.seconds(rows))
         raise Infeasible(
             f"model '{model}' cannot answer {rows} row(s) within {budget.latency_s * 1e3:g} ms under this budget: "
             f"the nearest feasible latency_budget_ms is {round_up(quickest.table.seconds(rows) * 1e3)} "

@@ -18,6 +18,10 @@ class VariantView:
     knee_rows: int
     """Largest batch worth forming: beyond it a batch only grows slower."""
     energy_mj_per_row: float = 0.0
+    elsewhere: bool = False
+    """Whether it runs behind an endpoint: its answer may fail to come, and nothing is promised on it alone."""
+    cascade: tuple[int, int] | None = None
+    """The two variants it consists of, by index: the first, and the one that unsure rows go on to."""
 
     @property
     def accuracy(self) -> float:
@@ -51,8 +55,9 @@ def view_variants(
     `batch_overhead_s` is the processor time a batch costs besides the model: it moves the knees.
     """
     views = []
+    places = {variant.name: index for index, variant in enumerate(family.variants)}
     for index, variant in enumerate(family.variants):
-        profile = profiles[variant.name]
+        profile, cascade = profiles[variant.name], variant.cascade
         table = LatencyTable(profile.rows, profile.seconds)
         views.append(
             VariantView(
@@ -62,6 +67,8 @@ def view_variants(
                 table=table,
                 knee_rows=table.knee_rows(batch_overhead_s, family.max_batch_rows if family.batchable else 1),
                 energy_mj_per_row=profile.energy_mj_per_row,
+                elsewhere=variant.remote is not None,
+                cascade=None if cascade is None else (places[cascade.first], places[cascade.then]),
             )
         )
     return tuple(views)
@@ -69,4 +76,5 @@ def view_variants(
 
 def latency_model(variants: tuple[VariantView, ...]) -> LatencyModel:
     """A fresh latency model over the tables of these variants."""
-    return LatencyModel([variant.table for variant in variants])
+    elsewhere = [variant.index for variant in variants if variant.elsewhere]
+    return LatencyModel([variant.table for variant in variants], elsewhere=elsewhere)

@@ -4,12 +4,15 @@ Three parts, from slow to fast: an isotonic table by batch size for each variant
 one slowdown shared by all variants (the host is busy, the clock throttles: it hits everything alike, as in
 ALERT, ATC'20); and the pooled ratios of observed to predicted time of the last batches, which give the
 quantiles. A straight line a + b*n is not enough: caches and thread pools bend it.
+
+A variant that runs elsewhere shares neither this host's slowdown nor its noise. It has a factor of its own, which
+follows the time that most of its answers keep (`ELSEWHERE_QUANTILE`), and teaches nothing about the others.
 """
 
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Sequence
-from math import exp, log
+from collections.abc import Collection, Sequence
+from math import exp, inf, log
 
 SLOWDOWN_WEIGHT = 0.1
 """Weight of the newest batch in the slowdown: about the last ten batches count."""
@@ -19,6 +22,11 @@ RESIDUALS = 200
 """Batches whose residual ratio is kept."""
 KNEE_TOLERANCE = 0.1
 """Throughput given up for the shorter batch: latency is worth a little of it."""
+ELSEWHERE_QUANTILE = 0.9
+"""Share of the answers of a variant elsewhere that come within its predicted time."""
+ELSEWHERE_STEP = 0.1
+"""Largest step of the logarithm of its factor. The steps up and down balance at the quantile (Robbins and Monro,
+"A Stochastic Approximation Method", 1951)."""
 PRIOR_RESIDUALS = (0.95, 0.98, 1.0, 1.0, 1.0, 1.02, 1.05, 1.1, 1.15, 1.25)
 """Believed until batches have been seen: calibration noise on a shared two-core host."""
 
@@ -77,9 +85,23 @@ class LatencyTable:
 class LatencyModel:
     """Predicted service times of the variants of one family. Deterministic; times in seconds."""
 
-    def __init__(self, tables: Sequence[LatencyTable], prior_residuals: Sequence[float] = PRIOR_RESIDUALS) -> None:
-        """`prior_residuals` (at least one) are believed until `RESIDUALS` batches have displaced them."""
+    def __init__(
+        self,
+        tables: Sequence[LatencyTable],
+        prior_residuals: Sequence[float] = PRIOR_RESIDUALS,
+        elsewhere: Collection[int] = (),
+    ) -> None:
+        """`prior_residuals` (at least one) are believed until `RESIDUALS` batches have displaced them.
+
+        `elsewhere`: the variants that do not run on this host.
+        """
         self.tables = tuple(tables)
+        self._log_own = dict.fromkeys(elsewhere, 0.0)
+        self._here = [variant for variant in range(len(self.tables)) if variant not in self._log_own]
+        self._factors = [1.0] * len(self.tables)
+        """What the table of each variant is multiplied by."""
+        self.suspended: frozenset[int] = frozenset()
+        """Variants that cannot run now: they would take for ever."""
         self.slowdown = 1.0
         self._log_slowdown = 0.0
         self._prior = tuple(prior_residuals)
@@ -87,8 +109,27 @@ class LatencyModel:
         self._sorted: list[float] = sorted(prior_residuals)
 
     def mean_s(self, variant: int, rows: int) -> float:
-        """Expected time of a batch, seconds."""
-        return self.tables[variant].seconds(rows) * self.slowdown
+        """Expected time of a batch, seconds; infinite while the variant is suspended."""
+        return self.tables[variant].seconds(rows) * self._factors[variant]
+
+    def relative(self, variant: int) -> float:
+        """How much slower than by its table a variant is, compared with this host's slowdown."""
+        return self._factors[variant] / self.slowdown if variant in self._log_own else 1.0
+
+    def suspend(self, variant: int) -> None:
+        """From now on the variant takes for ever."""
+        self.suspended |= {variant}
+        self._factors[variant] = inf
+
+    def resume(self, variant: int, factor: float | None = None) -> None:
+        """It can run again. `factor`: observed over tabled time of a variant elsewhere, just seen."""
+        self.suspended -= {variant}
+        if variant in self._log_own:
+            if factor is not None:
+                self._log_own[variant] = log(factor)
+            self._factors[variant] = exp(self._log_own[variant])
+        else:
+            self._factors[variant] = self.slowdown
 
     def quantile_ratio(self, quantile: float) -> float:
         """What `mean_s` is multiplied by to hold with probability `quantile`, 0 < quantile <= 1."""
@@ -101,9 +142,15 @@ class LatencyModel:
         # A hair of tolerance: a prediction that is exact must not fail on the last bit of a float.
         return bisect_right(self._sorted, slack_s / expected_s + 1e-9) / len(self._sorted)
 
-    def observe(self, variant: int, rows: int, seconds: float) -> float:
-        """Learn from one finished batch; returns observed / predicted as it was before learning."""
-        ratio = seconds / self.mean_s(variant, rows)
+    def observe(self, variant: int, rows: int, seconds: float, expected_s: float | None = None) -> float:
+        """Learn from one finished batch; returns observed / predicted as it was before learning.
+
+        `expected_s`: what would have been predicted, had been known what is known now. A cascade takes as long as
+        rows go on; only the rest is news of this host.
+        """
+        if variant in self._log_own:
+            return self._observe_elsewhere(variant, rows, seconds)
+        ratio = seconds / (self.mean_s(variant, rows) if expected_s is None else expected_s)
         clipped = min(max(ratio, 1 / RATIO_CLIP), RATIO_CLIP)
         self._set_slowdown(self._log_slowdown + SLOWDOWN_WEIGHT * log(clipped))
         self._remember(ratio)
@@ -116,9 +163,20 @@ class LatencyModel:
             for ratio in self._prior:
                 self._remember(ratio)
 
+    def _observe_elsewhere(self, variant: int, rows: int, seconds: float) -> float:
+        before = self._log_own[variant]
+        ratio = seconds / (self.tables[variant].seconds(rows) * exp(before))
+        step = ELSEWHERE_QUANTILE if ratio > 1 else ELSEWHERE_QUANTILE - 1
+        self._log_own[variant] = before + ELSEWHERE_STEP * step
+        if variant not in self.suspended:
+            self._factors[variant] = exp(self._log_own[variant])
+        return ratio
+
     def _set_slowdown(self, log_slowdown: float) -> None:
         self._log_slowdown = log_slowdown
         self.slowdown = exp(log_slowdown)
+        for variant in self._here:
+            self._factors[variant] = self.slowdown
 
     def _remember(self, ratio: float) -> None:
         if len(self._recent) == RESIDUALS:

@@ -78,6 +78,7 @@ class LookAhead:
         self._plan = FallbackPlan(latency, [v.knee_rows for v in variants])
         self._values: dict[int, CapacityValue] = {}
         self._value_for_s = 0.0
+        self._value_without = latency.suspended
 
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         """See `Policy.decide`."""
@@ -225,15 +226,22 @@ class LookAhead:
         would be given more than there is time for.
         """
         within_s = horizon_s / self._latency.slowdown
-        if abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s:
+        suspended = self._latency.suspended
+        if suspended is not self._value_without or abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s:
             self._values.clear()
-            self._value_for_s = within_s
+            self._value_for_s, self._value_without = within_s, suspended
         level = rows_a_worker.bit_length()
         value = self._values.get(level)
         if value is None:
             most = 1 << max(0, level - 1)
-            prices = [v.table.least_seconds_per_row(within_s, min(most, v.knee_rows)) for v in self._variants]
-            value = CapacityValue(zip(prices, [v.accuracy for v in self._variants], strict=True))
+            value = CapacityValue(
+                (
+                    v.table.least_seconds_per_row(within_s, min(most, v.knee_rows)) * self._latency.relative(v.index),
+                    v.accuracy,
+                )
+                for v in self._variants
+                if v.index not in self._latency.suspended
+            )
             self._values[level] = value
         return value
 

@@ -4,14 +4,16 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Reason = Literal["most_accurate", "budget", "load", "pinned", "prefer_latency", "prefer_energy"]
+Reason = Literal["most_accurate", "budget", "load", "pinned", "prefer_latency", "prefer_energy", "unavailable"]
 """Why a variant answered: nothing stood against the most accurate; the budget rules out a more accurate one;
-load made a smaller one the better choice; the caller named it; the caller wanted the fastest, or the most frugal."""
+load made a smaller one the better choice; the caller named it; the caller wanted the fastest, or the most frugal;
+the endpoint of a more accurate one does not answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Eligibility:
-    """The variants one request's budget allows (at least one), by index, cheapest first.
+    """The variants one request's budget allows (at least one), by index: those that run here before those that run
+    elsewhere, and cheapest first. The first one is what is promised.
 
     Compared by identity, which is quick: whoever makes them keeps one object for each content.
     """

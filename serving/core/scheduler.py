@@ -211,12 +211,60 @@ class Scheduler:
         self._closed = None
         return self.queue.remove(request)
 
-    def observe(self, variant: int, rows: int, seconds: float, now_s: float) -> float:
-        """Learn from a batch that finished at `now_s`; returns observed / predicted time."""
+    def suspend(self, variant: int) -> list[Request]:
+        """The variant cannot run until `resume`: what waits goes on without it.
+
+        Returns the requests that no other variant can answer; they have left the queue.
+        """
+        self.latency.suspend(variant)
+        self._anyone = _most_lenient([v for v in self.variants if v.index not in self.latency.suspended])
+        waiting = [request for request in self.queue if request.eligibility.mask >> variant & 1]
+        self.queue.take(waiting)
+        return self.give_back(waiting, variant)
+
+    def resume(self, variant: int, factor: float | None = None) -> None:
+        """The variant can run again. `factor`: how long it takes by what was just seen, over its table."""
+        self.latency.resume(variant, factor)
+        self._anyone = _most_lenient([v for v in self.variants if v.index not in self.latency.suspended])
+        self._closed = None
+
+    def give_back(self, requests: Sequence[Request], failed: int) -> list[Request]:
+        """Requests whose batch came to nothing through the variant `failed` queue again, to go without it.
+
+        They were admitted, so no door is in their way. Returns those that no other variant can answer.
+        """
+        self._closed = None
+        others: dict[Eligibility, Eligibility | None] = {}
+        lost = []
+        for request in requests:
+            old = request.eligibility
+            if old not in others:
+                others[old] = self._without(old, failed)
+            rest = others[old]
+            if rest is None:
+                lost.append(request)
+                continue
+            request.eligibility = rest
+            self.queue.push(request, self._plan.work_s(request))
+        return lost
+
+    def _without(self, choice: Eligibility, failed: int) -> Eligibility | None:
+        away = self.latency.suspended | {failed}
+        left = tuple(variant for variant in choice.variants if variant not in away)
+        if not left:
+            return None
+        best = choice.best if choice.best in left else max(left, key=lambda v: self.variants[v].accuracy)
+        return Eligibility(left, best, choice.reason if best == choice.best else "unavailable")
+
+    def observe(self, variant: int, rows: int, seconds: float, now_s: float, expected_s: float | None = None) -> float:
+        """Learn from a batch that finished at `now_s`; returns observed / predicted time.
+
+        `expected_s`: see `LatencyModel.observe`.
+        """
         self._learnt_at_s = now_s
         self._closed = None
         self.demand.ran(variant, rows, seconds)
-        ratio = self.latency.observe(variant, rows, seconds)
+        ratio = self.latency.observe(variant, rows, seconds, expected_s)
         if self._learner is not None:
             self._learner.observe(variant, rows, seconds)
         return ratio
@@ -301,8 +349,8 @@ class Scheduler:
             self._seen_at_s = now_s
 
 
-def _most_lenient(variants: tuple[VariantView, ...]) -> Eligibility:
+def _most_lenient(variants: Sequence[VariantView]) -> Eligibility:
     """What a request without any floor may use."""
-    by_speed = sorted(variants, key=lambda v: v.table.seconds(1))
+    by_speed = sorted(variants, key=lambda v: (v.elsewhere, v.table.seconds(1)))
     best = max(by_speed, key=lambda v: v.accuracy)
     return Eligibility(tuple(v.index for v in by_speed), best.index, "most_accurate")

@@ -11,6 +11,19 @@ from serving.core.outcome import Outcome
 from serving.lane import Lane
 
 PLATFORM = "onnxruntime_onnx"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "parameters",
+    "schedule_policy",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+    "logging",
+    "gearshift_budget",
+)
+"""Of the protocol, by the names Triton gives them."""
 ANSWERED = (Outcome.MET.value, Outcome.LATE.value)
 """Outcomes that Triton calls a success."""
 
@@ -65,6 +78,13 @@ def describe_variants(
         if profile.energy_source != "none":
             entry["energy_mj_per_row"] = round(profile.energy_mj_per_row, 4)
             entry["energy_source"] = profile.energy_source
+        if not variant.file:
+            del entry["sha256"]
+        if variant.remote is not None:
+            # Who asks this gateway needs not know where its endpoints are, and which variables it has.
+            entry["remote"] = {"model": variant.remote.model, "timeout_ms": variant.remote.timeout_ms}
+        if variant.cascade is not None:
+            entry["cascade"] = variant.cascade.model_dump(mode="json")
         if variant.evidence is not None:
             entry["evidence"] = variant.evidence.model_dump(mode="json")
         described.append(entry)
@@ -112,6 +132,10 @@ def statistics_of(lane: Lane, families: Iterable[Metric]) -> dict[str, Any]:
     def total(name: str, **labels: str) -> float:
         return sum((value for found, has, value in figures if found == name and labels.items() <= has.items()), 0.0)
 
+    def looked_up(result: str) -> dict[str, int]:
+        count = total("gearshift_cache_lookups_total", result=result)
+        return _timed(int(count), total("gearshift_cache_lookup_seconds_total", result=result))
+
     success = int(sum(total("gearshift_outcome_total", outcome=outcome) for outcome in ANSWERED))
     success_s = sum(total("gearshift_request_duration_seconds_sum", outcome=outcome) for outcome in ANSWERED)
     failed = int(total("gearshift_outcome_total")) - success
@@ -130,8 +154,8 @@ def statistics_of(lane: Lane, families: Iterable[Metric]) -> dict[str, Any]:
             "compute_input": _timed(success, total("gearshift_decode_seconds_total")),
             "compute_infer": _timed(success, total("gearshift_compute_duration_seconds_sum")),
             "compute_output": _timed(success, total("gearshift_encode_seconds_total")),
-            "cache_hit": _timed(0, 0.0),
-            "cache_miss": _timed(0, 0.0),
+            "cache_hit": looked_up("hit"),
+            "cache_miss": looked_up("miss"),
         },
         "response_stats": {},
         "batch_stats": [

@@ -71,7 +71,9 @@ def request(
 
 def exact_model(variants: Iterable[VariantView]) -> LatencyModel:
     """A latency model that is never in doubt: every batch takes what the table says."""
-    return LatencyModel([variant.table for variant in variants], prior_residuals=(1.0,))
+    views = list(variants)
+    elsewhere = [variant.index for variant in views if variant.elsewhere]
+    return LatencyModel([variant.table for variant in views], prior_residuals=(1.0,), elsewhere=elsewhere)
 
 
 def scheduler_of(

@@ -1,12 +1,17 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.cascade import CUT_SHORT, SURE, WENT_ON
+from models.manifest import ESCALATED, Cascade, Family, Variant
+from serving.core.budget import RequestBudget
 from serving.core.errors import (
     Cancelled,
     Expired,
@@ -375,3 +380,60 @@ def outcome_of(end: Result | BaseException) -> str:
             return "failed"
         case _:
             raise AssertionError(f"ended as {end!r}")
+
+
+def cascading(fates: list[int]) -> FakeBackend:
+    """A backend whose cascade tells these fates of its rows."""
+
+    def outputs(variant: str, inputs: Tensors) -> Tensors:
+        told = dict(inputs)
+        if variant == "both":
+            told[ESCALATED] = np.array(fates, np.uint8)
+        return told
+
+    return FakeBackend(outputs=outputs)
+
+
+def with_cascade() -> Family:
+    plain = tagged_family()
+    rule = Cascade(first="small", then="large", output="y", threshold=0.5, escalation=0.5)
+    both = Variant(name="both", cascade=rule, accuracy=0.89)
+    return plain.model_copy(update={"variants": (*plain.variants, both)})
+
+
+@pytest.mark.parametrize(
+    ("fates", "variant", "accuracy", "share"),
+    [
+        ([SURE, WENT_ON], "both", 0.89, 0.5),
+        ([SURE, SURE], "both", 0.89, 0.0),
+        ([WENT_ON, CUT_SHORT], "small", 0.6, 0.5),
+    ],
+)
+async def test_a_cascade_tells_what_it_did(
+    make_house: Callable[..., House], fates: list[int], variant: str, accuracy: float, share: float
+) -> None:
+    house = make_house(cascading(fates), [with_cascade()])
+    result = await house.call(1, 2, variant="both")
+    assert (result.variant, result.accuracy, result.escalated) == (variant, accuracy, share)
+    assert house.backend.batches[0].variant == "both"
+    assert (await house.call(3, variant="large")).escalated is None
+
+
+async def test_a_cascade_may_be_cut_short_only_where_its_first_variant_will_do(
+    make_house: Callable[..., House],
+) -> None:
+    house = make_house(cascading([SURE]), [with_cascade()])
+    await house.call(1, variant="both")
+    allowed = house.gateway.lane("m").eligibility(RequestBudget(latency_s=0.005), 1)
+    assert allowed.mask == 0b101
+    await house.call(1, latency_s=0.005)
+    assert [batch.budget_s for batch in house.backend.batches] == [inf, pytest.approx(0.005, abs=1e-3)]
+    assert house.backend.batches[1].variant == "both"
+
+
+async def test_rows_that_went_on_are_no_slowdown(make_house: Callable[..., House]) -> None:
+    house = make_house(cascading([WENT_ON]), [with_cascade()])
+    house.backend._seconds = lambda _variant, _rows: 0.011  # small and large, one row each
+    for _ in range(5):
+        await house.call(1, variant="both")
+    assert house.lane.scheduler.latency.slowdown == pytest.approx(1.0)

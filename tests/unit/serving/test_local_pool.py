@@ -1,29 +1,33 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
+from math import inf
+from typing import Any
 
 import numpy as np
 import pytest
 
-from models.session import ModelRunError, Session, Tensor
+from models.session import ModelRunError, Tensor, VariantLost
 from serving.local_pool import LocalPool
-from serving.ports import ModelFailed, WorkerLost
+from serving.ports import ModelFailed, VariantUnavailable, WorkerLost
 
 KEY = ("m/1", "v")
 INPUTS = {"x": np.zeros((1, 1), np.float32)}
 
 
 class Gate:
-    """In the place of a session: runs until the test opens it, and counts how many run at a time."""
+    """In the place of a model: runs until the test opens it, and counts how many run at a time."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
         self.entered = threading.Semaphore(0)
         self.ran: list[str] = []
         self.error: Exception | None = None
+        self.waits = False
+        self.budgets_s: list[float] = []
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], budget_s: float = inf) -> dict[str, Tensor]:
+        self.budgets_s.append(budget_s)
         self.ran.append(threading.current_thread().name)
         self.entered.release()
         self.open.wait(30)
@@ -33,7 +37,7 @@ class Gate:
 
 
 def pool_of(gate: Gate, workers: int = 1) -> LocalPool:
-    return LocalPool({KEY: cast("Session", gate)}, workers)
+    return LocalPool({KEY: gate}, workers)
 
 
 @pytest.fixture
@@ -91,7 +95,14 @@ async def test_closing_tells_callers_at_once_while_the_thread_still_computes(gat
     assert not any(thread.is_alive() for thread in pool._threads)
 
 
-@pytest.mark.parametrize(("error", "kind"), [(ModelRunError("bad row"), ModelFailed), (MemoryError(), WorkerLost)])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ModelRunError("bad row"), ModelFailed),
+        (VariantLost("nobody there"), VariantUnavailable),
+        (MemoryError(), WorkerLost),
+    ],
+)
 async def test_a_worker_outlives_what_a_session_raises(gate: Gate, error: Exception, kind: type[Exception]) -> None:
     pool = pool_of(gate)
     gate.open.set()
@@ -129,7 +140,7 @@ def test_a_loop_that_is_gone_ends_the_worker() -> None:
 async def test_longer_batches_are_not_taken_for_short_ones(gate: Gate) -> None:
     """A kind that proved quick runs in the loop; one of as many rows, but longer ones, has yet to prove it."""
     gate.open.set()
-    pool = LocalPool({KEY: cast("Session", gate)}, 1, inline_s=30.0)
+    pool = LocalPool({KEY: gate}, 1, inline_s=30.0)
     for columns in (16, 16, 64, 64):
         await pool.run(*KEY, {"x": np.zeros((2, columns), np.float32)}, 1.0)
     await pool.close()
@@ -139,8 +150,20 @@ async def test_longer_batches_are_not_taken_for_short_ones(gate: Gate) -> None:
 
 async def test_kinds_are_bounded_whatever_lengths_callers_send(gate: Gate) -> None:
     gate.open.set()
-    pool = LocalPool({KEY: cast("Session", gate)}, 1, inline_s=30.0)
+    pool = LocalPool({KEY: gate}, 1, inline_s=30.0)
     for columns in range(200):
         await pool.run(*KEY, {"x": np.zeros((1, columns), np.float32)}, 1.0)
     await pool.close()
     assert len(pool._usual_s) <= 9
+
+
+async def test_what_runs_elsewhere_is_never_waited_for_in_the_loop(gate: Gate) -> None:
+    gate.open.set()
+    gate.waits = True
+    pool = LocalPool({KEY: gate}, 1, inline_s=30.0)
+    for _ in range(3):
+        execution = await pool.run(*KEY, INPUTS, 0.5)
+        assert execution.service_s == execution.compute_s, "no processor time tells how long it took"
+    await pool.close()
+    assert threading.current_thread().name not in gate.ran
+    assert gate.budgets_s == [0.5] * 3

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from serving.core.budget import RequestBudget, eligible_variants
-from serving.core.errors import Infeasible, UnknownModel
+from serving.core.errors import Infeasible, Unavailable, UnknownModel
 from serving.core.fleet import VariantView
 from serving.core.request import Eligibility
 from tests.support.views import budgets, families, small_and_large, view
@@ -203,3 +203,49 @@ def test_a_relaxed_budget_never_allows_less(
     after = eligible_variants(relaxed, rows, family, "m")
     assert set(before.variants) <= set(after.variants)
     assert family[after.best].accuracy >= family[before.best].accuracy
+
+
+def edge_and_cloud() -> tuple[VariantView, ...]:
+    near, quick, best = view(0, 0.6, (2, 3, 4, 5)), view(1, 0.7, (1, 1, 1, 1)), view(2, 0.9, (8, 9, 10, 11))
+    return near, replace(quick, elsewhere=True), replace(best, elsewhere=True)
+
+
+def test_what_is_promised_runs_here_however_quick_others_are() -> None:
+    found = eligible_variants(RequestBudget(latency_s=1.0), 1, edge_and_cloud(), "m")
+    assert (found.variants, found.best) == ((0, 1, 2), 2)
+    fastest = eligible_variants(RequestBudget(latency_s=1.0, prefer="latency"), 1, edge_and_cloud(), "m")
+    assert fastest.variants == (0,)
+    only = eligible_variants(RequestBudget(latency_s=0.001), 1, edge_and_cloud(), "m")
+    assert only.variants == (1,)
+
+
+def test_those_away_are_left_out_and_the_reason_says_so() -> None:
+    found = eligible_variants(RequestBudget(latency_s=1.0), 1, edge_and_cloud(), "m", frozenset({2}))
+    assert (found.variants, found.best, found.reason) == ((0, 1), 1, "unavailable")
+    tight = eligible_variants(RequestBudget(latency_s=0.001), 1, edge_and_cloud(), "m", frozenset({2}))
+    assert (tight.variants, tight.reason) == ((1,), "budget")
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        RequestBudget(latency_s=1.0, min_accuracy=0.8),
+        RequestBudget(latency_s=1.0, variant="v2"),
+    ],
+)
+def test_what_only_those_away_could_do_is_unavailable(budget: RequestBudget) -> None:
+    with pytest.raises(Unavailable, match="only variant 'v2' of model 'm' meets this budget"):
+        eligible_variants(budget, 1, edge_and_cloud(), "m", frozenset({2}))
+
+
+@pytest.mark.parametrize(
+    ("budget", "error"),
+    [
+        (RequestBudget(latency_s=1.0, min_accuracy=0.95), Infeasible),
+        (RequestBudget(latency_s=0.0001), Infeasible),
+        (RequestBudget(latency_s=1.0, variant="none"), UnknownModel),
+    ],
+)
+def test_what_nobody_could_do_is_refused_as_ever(budget: RequestBudget, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        eligible_variants(budget, 1, edge_and_cloud(), "m", frozenset({2}))

@@ -1,6 +1,6 @@
 import pytest
 
-from models.manifest import Family, LatencyProfile, TensorSpec, Variant
+from models.manifest import Cascade, Family, LatencyProfile, Remote, TensorSpec, Variant
 from serving.core.fleet import latency_model, view_variants
 
 
@@ -39,3 +39,19 @@ def test_the_knee_counts_what_a_batch_costs_besides_the_model() -> None:
 def test_the_family_bounds_a_batch() -> None:
     assert view_variants(family(accuracies=(0.5,), max_batch_rows=4), {"v0": FLAT})[0].knee_rows == 4
     assert view_variants(family(accuracies=(0.5,), batch_axis=3), {"v0": FLAT})[0].knee_rows == 1
+
+
+def test_a_view_says_what_stands_behind_a_variant() -> None:
+    plain = family(accuracies=(0.6, 0.9))
+    more = (
+        Variant(name="far", remote=Remote(url="http://far", model="m"), accuracy=0.95),
+        Variant(
+            name="both",
+            cascade=Cascade(first="v0", then="v1", output="y", threshold=0.5, escalation=0.5),
+            accuracy=0.85,
+        ),
+    )
+    whole = plain.model_copy(update={"variants": (*plain.variants, *more)})
+    views = view_variants(whole, {variant.name: FLAT for variant in whole.variants})
+    assert [view.elsewhere for view in views] == [False, False, True, False]
+    assert [view.cascade for view in views] == [None, None, None, (0, 1)]

@@ -1,3 +1,5 @@
+import math
+import random
 from collections.abc import Sequence
 from itertools import pairwise, product
 from math import exp, log
@@ -180,3 +182,60 @@ def test_the_price_of_a_row_is_that_of_the_batches_there_is_something_to_fill_wi
     assert table.least_seconds_per_row(1.0, 1) == 0.004
     assert table.least_seconds_per_row(1.0, 3) == pytest.approx(0.0055 / 3)
     assert table.least_seconds_per_row(1.0, 8) == 0.001
+
+
+def here_and_elsewhere() -> LatencyModel:
+    tables = [LatencyTable((1,), (0.01,)), LatencyTable((1, 2), (0.05, 0.06))]
+    return LatencyModel(tables, prior_residuals=(1.0,), elsewhere=(1,))
+
+
+def test_a_suspended_variant_takes_for_ever() -> None:
+    model = here_and_elsewhere()
+    for variant in (0, 1):
+        model.suspend(variant)
+        assert model.mean_s(variant, 1) == math.inf
+        assert model.met_probability(model.mean_s(variant, 1), 1e9) == 0.0
+        assert model.suspended == {variant}
+        model.resume(variant)
+        assert model.mean_s(variant, 1) == pytest.approx((0.01, 0.05)[variant])
+    assert not model.suspended
+
+
+def test_what_runs_elsewhere_teaches_nothing_about_this_host() -> None:
+    model = here_and_elsewhere()
+    for _ in range(50):
+        model.observe(1, 1, 0.5)
+    assert (model.slowdown, model.quantile_ratio(0.9)) == (1.0, 1.0)
+    assert model.mean_s(0, 1) == 0.01
+    assert model.mean_s(1, 1) > 0.3
+    assert model.relative(1) == pytest.approx(model.mean_s(1, 1) / 0.05)
+    for _ in range(50):
+        model.observe(0, 1, 0.02)
+    assert model.slowdown > 1.5
+    assert model.mean_s(1, 1) == pytest.approx(0.5, rel=0.2)
+
+
+def test_most_answers_from_elsewhere_come_within_what_is_predicted() -> None:
+    model = here_and_elsewhere()
+    noise = random.Random(3)
+    within = []
+    for _ in range(4000):
+        seconds = 0.05 * noise.lognormvariate(0.7, 0.4)
+        within.append(seconds <= model.mean_s(1, 1))
+        model.observe(1, 1, seconds)
+    assert sum(within[1000:]) / 3000 == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_probe_says_how_long_it_takes_now() -> None:
+    model = here_and_elsewhere()
+    model.suspend(1)
+    model.observe(1, 1, 9.0)
+    assert model.mean_s(1, 1) == math.inf, "a late answer does not bring it back"
+    model.resume(1, 3.0)
+    assert model.mean_s(1, 2) == pytest.approx(0.18)
+
+
+def test_news_is_what_differs_from_what_could_be_known() -> None:
+    model = LatencyModel([LatencyTable((1,), (0.01,))], prior_residuals=(1.0,))
+    assert model.observe(0, 1, 0.03, expected_s=0.03) == pytest.approx(1.0)
+    assert model.slowdown == pytest.approx(1.0)

@@ -24,7 +24,7 @@ from serving.core.scheduler import (
     SchedulerOptions,
     Wait,
 )
-from tests.support.views import Arrival, Classes, choice, families, request, scheduler_of, small_and_large
+from tests.support.views import Arrival, Classes, choice, families, request, scheduler_of, small_and_large, view
 
 SMALL, LARGE = 0, 1
 BOTH = choice(SMALL, LARGE)
@@ -270,3 +270,73 @@ def test_a_closed_door_begins_to_doubt_what_closed_it() -> None:
     assert verdicts[0].cause == "budget"
     assert verdicts[-1] == Admitted()
     assert RELAX_AFTER_S < 6.0
+
+
+def edge_and_cloud() -> tuple[VariantView, ...]:
+    """Two that run here, and a better one elsewhere."""
+    return (*small_and_large(), replace(view(2, 0.95, (5, 6, 7, 8)), elsewhere=True))
+
+
+ALL = choice(0, 1, 2)
+
+
+def test_a_suspended_variant_is_not_chosen_until_it_is_resumed() -> None:
+    scheduler = scheduler_of(edge_and_cloud(), exact=True)
+
+    def chosen(now_s: float) -> int:
+        away = scheduler.latency.suspended
+        allowed = choice(*(v for v in (0, 1, 2) if v not in away))
+        assert isinstance(
+            scheduler.offer(request(now_s * 1e3 + 500, allowed, arrival_ms=now_s * 1e3), now_s, [now_s]), Admitted
+        )
+        decision = scheduler.decide(now_s, 1, [now_s])
+        assert isinstance(decision, Dispatch)
+        return decision.variant
+
+    assert chosen(0.0) == 2
+    assert scheduler.suspend(2) == []
+    assert chosen(1.0) == 1
+    scheduler.resume(2, 2.0)
+    assert chosen(2.0) == 2
+    assert scheduler.latency.mean_s(2, 1) == pytest.approx(0.01)
+
+
+def test_what_waits_goes_on_without_the_suspended_variant() -> None:
+    scheduler = scheduler_of(edge_and_cloud(), exact=True)
+    both, only = request(500, ALL), request(400, choice(2, reason="pinned"))
+    for each in (both, only):
+        assert isinstance(scheduler.offer(each, 0.0, [0.0]), Admitted)
+    assert scheduler.suspend(2) == [only]
+    assert list(scheduler.queue) == [both]
+    assert (both.eligibility.variants, both.eligibility.best, both.eligibility.reason) == ((0, 1), 1, "unavailable")
+    decision = scheduler.decide(0.0, 1, [0.0])
+    assert isinstance(decision, Dispatch)
+    assert (decision.variant, decision.requests) == (1, (both,))
+    assert scheduler.explain(both, 1) == "unavailable"
+
+
+def test_what_came_back_queues_by_its_deadline_again() -> None:
+    scheduler = scheduler_of(edge_and_cloud(), exact=True)
+    first, second = request(100, ALL), request(300, ALL)
+    for each in (second, first):
+        scheduler.offer(each, 0.0, [0.0])
+    taken = scheduler.decide(0.0, 1, [0.0])
+    assert isinstance(taken, Dispatch)
+    later = request(200, ALL)
+    scheduler.offer(later, 0.0, [0.0])
+    pinned = request(100, choice(2, reason="pinned"))
+    assert scheduler.give_back([*taken.requests, pinned], 2) == [pinned]
+    assert [each.deadline_s for each in scheduler.queue] == sorted(each.deadline_s for each in scheduler.queue)
+    assert set(taken.requests) <= set(scheduler.queue)
+    assert all(2 not in each.eligibility.variants for each in taken.requests)
+    assert later.eligibility is ALL, "others may still try"
+
+
+def test_the_door_counts_on_nothing_that_is_away() -> None:
+    variants = (view(0, 0.6, (10, 20, 40, 80)), replace(view(1, 0.9, (1, 1, 1, 1)), elsewhere=True))
+    scheduler = scheduler_of(variants, exact=True)
+    assert scheduler._anyone.variants == (0, 1)
+    scheduler.suspend(1)
+    assert scheduler._anyone.variants == (0,)
+    scheduler.resume(1)
+    assert scheduler._anyone.variants == (0, 1)
