@@ -94,6 +94,26 @@ def variants() -> Sequence[Panel]:
             unit="percentunit", top=1, marks={"orange": 0.5},
         ),
         Panel(
+            "Accuracy forgone",
+            "Accuracy given up because of load, a row: what more workers would win back. Autoscaling watches it.",
+            [Query(queries.accuracy_forgone(scope("model")), "{{model}}")],
+            unit="percentunit",
+        ),
+        Panel(
+            "Answers given again",
+            "Share of the requests to models whose answers are kept that got a kept one; nothing where none are kept.",
+            [
+                Query(
+                    ratio(
+                        rate("gearshift_cache_lookups_total", scope("model"), result='="hit"'),
+                        rate("gearshift_cache_lookups_total", scope("model")),
+                    ),
+                    "{{model}}",
+                )
+            ],
+            unit="percentunit", top=1,
+        ),
+        Panel(
             "Variants ready",
             "1 while every replica can serve the variant.",
             [Query(level("gearshift_variant_ready", scope("model", "variant"), how="min"), "{{model}} {{variant}}")],
@@ -251,11 +271,18 @@ def scaling() -> Sequence[Panel]:
     return (
         Panel(
             "Replicas and workers",
-            "That live.",
+            "That live, and the workers that the rows arriving would keep busy at the accuracy wanted.",
             [
                 Query(level("gearshift_replicas", jobs), "{{job}} replicas"),
                 Query(level("gearshift_workers", jobs), "{{job}} workers"),
+                Query(level("gearshift_demand_workers", jobs), "{{job}} demand"),
             ],
+        ),
+        Panel(
+            "Work queued",
+            "Worker time that the rows waiting would take at the accuracy wanted.",
+            [Query(level("gearshift_work_queued_seconds", scope("model")), "{{model}}")],
+            unit="s",
         ),
         Panel(
             "Replicas replaced",

@@ -123,6 +123,11 @@ def ratio(over: str, under: str) -> str:
     return f"{over} / {under}"
 
 
+def accuracy_forgone(scope: Scope) -> str:
+    """Accuracy given up because of load, a row: what more workers would win back."""
+    return ratio(rate("gearshift_accuracy_forgone_total", scope), rate("gearshift_rows_total", scope, outcome=WAITED))
+
+
 def replacements(scope: Scope) -> str:
     """Replicas started again at the same address, and addresses that went away, within the window."""
     starts = summed(f"increase({series('gearshift_replica_starts_total', scope)}[{scope.window}])", scope.by)

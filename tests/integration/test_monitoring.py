@@ -31,6 +31,12 @@ EXPRESSIONS = {
     for panel in panels
     for number, query in enumerate(panel.queries)
 }
+PAIR = {
+    "inputs": [
+        {"name": "a", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]},
+        {"name": "b", "shape": [1, 2], "datatype": "INT64", "data": [1, 2]},
+    ]
+}
 VARIABLES = {"$__rate_interval": WINDOW, "$job": ".*", "$model": ".*"}
 
 pytestmark = pytest.mark.server
@@ -51,8 +57,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory, repository: Path, profile_ca
     folder = tmp_path_factory.mktemp("monitoring")
     starter = Starter(folder, repository, profile_cache)
     with collecting() as collector:
-        tracing = {"GEARSHIFT_TRACING__ENDPOINT": collector.url, "GEARSHIFT_TRACING__SAMPLE_RATIO": "0.2"}
-        server = starter("--engine", "inprocess", env=tracing)
+        chosen = {
+            "GEARSHIFT_TRACING__ENDPOINT": collector.url,
+            "GEARSHIFT_TRACING__SAMPLE_RATIO": "0.2",
+            "GEARSHIFT_CACHE__MODELS": "pair",
+        }
+        server = starter("--engine", "inprocess", env=chosen)
         try:
             watching = serving(configured(folder, server), free_port(), "--enable-feature=exemplar-storage")
             with watching as prometheus, loaded(server):
@@ -78,7 +88,7 @@ def configured(folder: Path, server: Server) -> Path:
 
 
 class loaded:  # noqa: N801 - reads as a verb
-    """Callers who ask until the block ends, one of them for what is not there."""
+    """Callers who ask until the block ends, one of them for the same again and for what is not there."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -94,15 +104,16 @@ class loaded:  # noqa: N801 - reads as a verb
 
     def _ask(self) -> None:
         questions = [scale_questions(seed, [{}, {"min_accuracy": 0.7}]) for seed in range(CLIENTS)]
-        lost = threading.Thread(target=self._ask_for_nothing, daemon=True)
+        lost = threading.Thread(target=self._ask_again, daemon=True)
         lost.start()
         asyncio.run(crowd((self._server.host, self._server.port), questions, lambda _: not self._ended.is_set()))
         lost.join(30)
 
-    def _ask_for_nothing(self) -> None:
+    def _ask_again(self) -> None:
         with httpx.Client(base_url=self._server.url, timeout=10) as client:
             while not self._ended.wait(0.2):
                 client.post("/v2/models/nobody/infer", content=b"{}")
+                client.post("/v2/models/pair/infer", json=PAIR)
 
 
 def recorded(prometheus: Prometheus) -> bool | list[str]:
