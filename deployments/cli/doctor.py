@@ -66,7 +66,11 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     yield _memory()
     yield _runtime()
     yield _ray(settings)
-    for what, port in (("API port", settings.server.http_port), ("metrics port", settings.server.metrics_port)):
+    server = settings.server
+    ports = [("API port", server.http_port), ("metrics port", server.metrics_port)]
+    if server.grpc_port != "off":
+        ports.insert(1, ("gRPC port", server.grpc_port))
+    for what, port in ports:
         yield _port(what, settings.server.host, port)
     yield _exposure(settings)
     for what, folder in (("runtime folder", settings.engine.runtime_dir), ("profile cache", settings.models.cache_dir)):
@@ -133,7 +137,9 @@ def _port(what: str, host: str, port: int) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            remedy = "another server (or this one) runs there: choose another with --http-port, --metrics-port"
+            remedy = (
+                "another server (or this one) runs there: choose another with --http-port, --grpc-port, --metrics-port"
+            )
             return Finding(what, "warn", f"{host}:{port}: {error.strerror}", remedy)
     return Finding(what, "ok", f"{host}:{port} is free")
 

@@ -17,13 +17,17 @@ READY_WITHIN_S = 90.0
 def main() -> None:
     """Serve, replace, drain."""
     parser = argparse.ArgumentParser()
-    for name in ("--http-port", "--metrics-port"):
+    for name in ("--http-port", "--grpc-port", "--metrics-port"):
         parser.add_argument(name, type=int, required=True)
     parser.add_argument("--models", type=Path, required=True)
     options = parser.parse_args()
     settings = load_settings(
         overrides={
-            "server": {"http_port": options.http_port, "metrics_port": options.metrics_port},
+            "server": {
+                "http_port": options.http_port,
+                "grpc_port": options.grpc_port,
+                "metrics_port": options.metrics_port,
+            },
             "engine": {"kind": "ray", "replicas": 2},
             "models": {"repository": options.models},
         }
