@@ -2,8 +2,8 @@
 """`python -m deployments.manifests`: writes the parts of k8s/ that the code knows better than a person.
 
 These are the Serve configuration of each RayService, made from the application builder itself; Ray's environment in
-the pods; and the rules and dashboards that monitoring/ holds, where kustomize may read them. What is generated is
-committed, and a test compares it.
+the pods; and the rules of monitoring/ as the Prometheus operator wants them. What is generated is committed, and a
+test compares it.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from serving.config import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 K8S = Path("k8s")
-MONITORING = Path("monitoring")
 IMPORT_PATH = "deployments.app:build"
 APPLICATION = "gearshift"
 INGRESS_PORT = 8000
@@ -139,11 +138,8 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
     files = {K8S / "base/ray.env": environment_file(cluster_environment())}
     for target in TARGETS:
         files[K8S / target.folder / "serve-config.yaml"] = rayservice_patch(settings_of(target, root))
-    monitoring = K8S / "overlays/monitoring"
-    rules = (root / MONITORING / "rules.yaml").read_text(encoding="utf-8")
-    files[monitoring / "prometheus-rule.yaml"] = prometheus_rule(rules)
-    for dashboard in sorted((root / MONITORING / "dashboards").glob("*.json")):
-        files[monitoring / "dashboards" / dashboard.name] = dashboard.read_text(encoding="utf-8")
+    rules = (root / "monitoring/rules.yaml").read_text(encoding="utf-8")
+    files[K8S / "overlays/monitoring/prometheus-rule.yaml"] = prometheus_rule(rules)
     return files
 
 

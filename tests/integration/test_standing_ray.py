@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
@@ -68,6 +69,12 @@ def test_the_fast_port_and_rays_ingress_answer_alike(ray: StandingRay) -> None:
         assert (told["id"], told["model_name"], told["outputs"][0]["shape"]) == ("mine", "fashion", [1, 10])
         assert answer.headers["content-type"] == "application/json"
     assert answered(ray) == before + 2  # by one gateway, whose page knows of both
+
+
+def test_the_fast_grpc_port_answers(ray: StandingRay) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{ray.grpc_port}") as channel:
+        ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=30)
+    assert ready == b"\x08\x01"  # ready: true
 
 
 def test_errors_of_the_application_pass_rays_ingress(ray: StandingRay) -> None:

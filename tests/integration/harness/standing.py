@@ -52,6 +52,7 @@ class StandingRay:
             **read_env(ROOT / "k8s/base/settings.env"),
             "GEARSHIFT_SERVER__HOST": "127.0.0.1",
             "GEARSHIFT_SERVER__HTTP_PORT": str(self.http_port),
+            "GEARSHIFT_SERVER__GRPC_PORT": str(self.grpc_port),
             "GEARSHIFT_SERVER__METRICS_PORT": str(self.metrics_port),
             "GEARSHIFT_SERVER__LAME_DUCK_S": "1",
             "GEARSHIFT_SERVER__DRAIN_S": "2",
