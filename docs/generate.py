@@ -12,6 +12,7 @@ import typer
 
 from deployments.cli.main import app
 from docs.blocks import ROOT, code, filled, table
+from docs.client_table import clients_block
 from docs.measure import frontier_table
 from docs.technique_table import techniques_table
 from serving.codec import budget
@@ -129,7 +130,7 @@ PAGES: Mapping[str, Mapping[str, Block]] = {
     "docs/compression.md": {"techniques": techniques_table},
     "docs/configuration.md": {"settings": settings_block},
     "docs/metrics.md": {"metrics": metrics_block, "derived": derived_block},
-    "docs/protocol.md": {"budget": budget_block, "errors": errors_block},
+    "docs/protocol.md": {"budget": budget_block, "clients": clients_block, "errors": errors_block},
 }
 """Every generated region: page -> region -> what writes it."""
 

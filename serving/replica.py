@@ -255,7 +255,7 @@ async def _listen_grpc(
     tls = _tls(settings.server)
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
-    office = open_office(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic, control)
+    office = open_office(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic, control, settings)
     server = GrpcServer(office, listening, _http2_limits(settings.limits), tls=tls)
     undo.push_async_callback(server.close)
     await server.start()

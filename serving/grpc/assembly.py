@@ -1,6 +1,7 @@
 """The gRPC side of a gateway process, put together."""
 
 from serving.codec.limits import CodecLimits
+from serving.config import Settings
 from serving.control import ModelControl
 from serving.door import Door
 from serving.gateway import Gateway
@@ -24,11 +25,12 @@ def open_office(
     metrics: Metrics,
     clock: Clock,
     control: ModelControl | None = None,
+    settings: Settings | None = None,
 ) -> Office:
-    """Everything the calls of one gateway need."""
+    """Everything the calls of one gateway need. `settings`: those it runs with; None for the defaults."""
     inference = Inference(gateway, door, limits, clock)
     methods = {
-        **inference_methods(InferenceService(gateway, metrics, control), inference),
+        **inference_methods(InferenceService(gateway, metrics, settings or Settings(), control), inference),
         **health_methods(gateway),
         **reflection_methods((SERVICE, HEALTH_SERVICE)),
     }

@@ -5,22 +5,30 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.config import Settings
 from serving.control import IndexEntry, ModelControl, State
 from serving.core.errors import ControlRefused, InvalidRequest, UnknownModel
 from serving.gateway import Gateway
 from serving.grpc.call import Call, Message, Method
 from serving.grpc.describe import config_message, metadata_message, statistics_message
-from serving.grpc.errors import CallRefused, Code
 from serving.grpc.infer import Inference
 from serving.grpc.request import read_message
+from serving.http.describe import EXTENSIONS
+from serving.logs import current_level, set_level
 from serving.metrics import Metrics
+from serving.triton_settings import (
+    NO_SHARED_MEMORY,
+    TRACING_FIXED,
+    LogChange,
+    changed_level,
+    log_settings,
+    trace_settings,
+)
 
 SERVICE = "inference.GRPCInferenceService"
-EXTENSIONS = ("classification", "model_configuration", "statistics", "model_repository", "gearshift_budget")
-NO_SHARED_MEMORY = "shared memory is not offered: send tensors in raw_input_contents"
-NO_SETTINGS = "{} are not offered over gRPC: see the REST API and the configuration of the server"
 
 Answer = Callable[[Any], Awaitable[Any]]
 """From a request of its generated class to an answer of its."""
@@ -29,10 +37,13 @@ Answer = Callable[[Any], Awaitable[Any]]
 class InferenceService:
     """All calls but the inferences themselves."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, control: ModelControl | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, metrics: Metrics, settings: Settings, control: ModelControl | None = None
+    ) -> None:
         """`control`: the repository; None where what is served cannot change."""
         self._gateway = gateway
         self._metrics = metrics
+        self._settings = settings
         self._control = control
 
     async def server_live(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:  # noqa: ARG002
@@ -119,13 +130,28 @@ class InferenceService:
         """Memory shared with a stranger is not looked into."""
         raise InvalidRequest(NO_SHARED_MEMORY)
 
-    async def refuse_trace(self, request: Any) -> Any:  # noqa: ARG002
-        """See the REST API."""
-        raise CallRefused(Code.UNIMPLEMENTED, NO_SETTINGS.format("trace settings"))
+    async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        """Whether requests are traced; no call changes it."""
+        if request.model_name:
+            self._gateway.lane(request.model_name)
+        if request.settings:
+            raise InvalidRequest(TRACING_FIXED)
+        answer = pb.TraceSettingResponse()
+        for name, value in trace_settings(self._settings.tracing).items():
+            answer.settings[name].value.extend(value if isinstance(value, list) else [value])
+        return answer
 
-    async def refuse_log(self, request: Any) -> Any:  # noqa: ARG002
-        """See the REST API."""
-        raise CallRefused(Code.UNIMPLEMENTED, NO_SETTINGS.format("log settings"))
+    async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        """What is logged, in every gateway of the node; changed where settings are given."""
+        level = current_level()
+        if request.settings:
+            level = changed_level(level, _log_change(request.settings))
+            await asyncio.to_thread(set_level, self._settings.run_folder, level)
+        answer = pb.LogSettingsResponse()
+        for name, value in log_settings(level).items():
+            kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
+            setattr(answer.settings[name], kind, value)
+        return answer
 
     def _repository(self) -> ModelControl:
         if self._control is None:
@@ -158,8 +184,8 @@ def inference_methods(service: InferenceService, inference: Inference) -> dict[b
         "CudaSharedMemoryStatus": service.cuda_regions,
         "CudaSharedMemoryRegister": service.refuse_region,
         "CudaSharedMemoryUnregister": service.forget_cuda_region,
-        "TraceSetting": service.refuse_trace,
-        "LogSettings": service.refuse_log,
+        "TraceSetting": service.trace_setting,
+        "LogSettings": service.log_settings,
     }
     described = pb.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]].methods_by_name
     methods = {
@@ -193,3 +219,12 @@ def _parameters(sent: Mapping[str, Any]) -> dict[str, str | int | bool]:
             raise ControlRefused(f"load parameter '{name[:80]}': files are not taken from requests")
         found[name] = getattr(value, choice)
     return found
+
+
+def _log_change(sent: Mapping[str, Any]) -> LogChange:
+    """The change a message asks for. Raises `InvalidRequest`."""
+    said = {name: (value.WhichOneof("parameter_choice"), value) for name, value in sent.items()}
+    try:
+        return msgspec.convert({name: getattr(value, kind) for name, (kind, value) in said.items() if kind}, LogChange)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"log settings: {error}") from None

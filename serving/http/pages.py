@@ -15,7 +15,7 @@ from serving.control import ModelControl
 from serving.core.errors import GearshiftError
 from serving.gateway import Gateway
 from serving.http import openapi, schemas
-from serving.http.describe import config_of, metadata_of, statistics_of
+from serving.http.describe import EXTENSIONS, config_of, metadata_of, statistics_of
 from serving.http.errors import error_headers, status_of
 from serving.http.extensions import add_extensions
 from serving.http.infer import InferRoute
@@ -23,20 +23,6 @@ from serving.http.repository import add_repository
 from serving.http.schemas import Responses, answers
 from serving.lane import Lane
 from serving.metrics import Metrics
-
-EXTENSIONS = [
-    "binary_tensor_data",
-    "classification",
-    "parameters",
-    "schedule_policy",
-    "model_configuration",
-    "model_repository",
-    "model_repository(unload_dependents)",
-    "statistics",
-    "logging",
-    "gearshift_budget",
-]
-
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -71,7 +57,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/v2", tags=["server"], summary="Name, version and protocol extensions", responses=answers(schemas.SERVER))
     async def server() -> dict[str, Any]:
-        return {"name": "gearshift", "version": version("gearshift"), "extensions": EXTENSIONS}
+        return {"name": "gearshift", "version": version("gearshift"), "extensions": [*EXTENSIONS]}
 
 
 def _versioned(app: FastAPI, path: str, summary: str, responses: Responses) -> Callable[[Handler], Handler]:

@@ -29,7 +29,7 @@ async def test_a_model_nobody_has_asked(house: House) -> None:
     told = statistics(house)
     assert (told["name"], told["version"]) == ("m", "1")
     assert (told["last_inference"], told["inference_count"], told["execution_count"]) == (0, 0, 0)
-    assert told["inference_stats"] == dict.fromkeys(SECTIONS, {"count": 0, "ns": 0})
+    assert told["inference_stats"] == {section: {"count": 0, "ns": 0} for section in SECTIONS}
     assert (told["response_stats"], told["batch_stats"], told["memory_usage"]) == ({}, [], [])
 
 

@@ -7,13 +7,14 @@ import pytest
 
 from serving.config import TracingSettings
 from serving.core.errors import InvalidRequest
-from serving.http.extensions import changed_level, log_settings, trace_settings
+from serving.http.extensions import read_change
+from serving.triton_settings import changed_level, log_settings, trace_settings
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
 def change(level: str, **settings: object) -> str:
-    return changed_level(level, json.dumps(settings).encode())
+    return changed_level(level, read_change(json.dumps(settings).encode()))
 
 
 @pytest.mark.parametrize(("level", "wanted"), [*itertools.product(LEVELS, LEVELS)])
@@ -24,7 +25,7 @@ def test_the_settings_of_a_level_lead_to_it(level: str, wanted: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"log_info": null}', b'{"nonsense": 1}'])
 def test_what_is_not_said_stays(level: str, body: bytes) -> None:
-    assert changed_level(level, body) == level
+    assert changed_level(level, read_change(body)) == level
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_what_is_not_offered(settings: dict, text: str) -> None:
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_settings(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="log settings"):
-        changed_level("info", body)
+        read_change(body)
 
 
 def test_traces_are_told_as_they_are() -> None:
