@@ -46,6 +46,19 @@ class LoadBoard:
                 least = min(least, others)
         return connections > least + max(1.0, least / 8)
 
+    def surplus(self, now_s: float, connections: int) -> int:
+        """How many of these connections would be better off at the other living holders: what is clearly over the mean.
+
+        A holder that has just come has none, and callers who keep theirs would never come to it.
+        """
+        others = [
+            count
+            for slot, (alive_s, count, _) in enumerate(_SLOT.iter_unpack(self._board))
+            if slot != self._slot and 0.0 < alive_s > now_s - _DEAD_AFTER_S
+        ]
+        mean = (connections + sum(others)) / (1 + len(others))
+        return math.ceil(connections - mean) if connections > mean + max(1.0, mean / 4) else 0
+
     def withdraw(self) -> None:
         """Accept no more: nobody is to wait for this holder."""
         self._write(0.0, 0, os.getpid())

@@ -82,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._fed = 0  # bytes that the parser is being given
         self._head_fed = 0  # bytes of an incomplete head that it was given before
         self._active: GuardedCycle | None = None
+        self._let_go = False
         self._parting: Refusal | None = None
         self._discarded = 0
 
@@ -210,7 +211,8 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         cycle.scope[RECEIVED_KEY] = self._now_s  # type: ignore[typeddict-unknown-key] # an ASGI extension of ours
         if not cycle.response_started:
-            cycle.keep_alive = cycle.wants_keep_alive and self._guard.draining_since_s is None
+            staying = self._guard.draining_since_s is None and not self._let_go
+            cycle.keep_alive = cycle.wants_keep_alive and staying
         cycle.more_body = False
         cycle.message_event.set()
 
@@ -244,6 +246,10 @@ class GuardedProtocol(HttpToolsProtocol):
         """Say `Connection: close` with the last answer that is still owed."""
         if self._stage == _IDLE and self._active is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
+
+    def let_go(self) -> None:
+        """Say `Connection: close` with the next answer: the caller is to connect anew, where there is more room."""
+        self._let_go = True
 
     def close_if_idle(self, now_s: float, idle_s: float) -> None:
         """Close if no request is under way and none has been for `idle_s`, counted from the drain at the earliest."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import islice
 from typing import Any, cast
 
 from uvicorn.config import Config
@@ -159,6 +160,18 @@ class HttpServer:
         if board is not None and self._guard.draining_since_s is None:
             board.post(self._clock(), len(self._state.connections))
 
+    def _share(self) -> None:
+        """Ask callers to move on while other holders of the socket have clearly fewer connections.
+
+        Half of what is too much at a time: others do the same, and callers need a moment to come back.
+        """
+        board = self._listening.board
+        if board is None or self._guard.draining_since_s is not None:
+            return
+        surplus = board.surplus(self._clock(), len(self._state.connections))
+        for connection in islice(self.connections, -(-surplus // 2)):
+            connection.let_go()
+
     def _connection_lost(self) -> None:
         self._post_load()
         if self._listener is not None:
@@ -176,4 +189,5 @@ class HttpServer:
         if not self._late:
             for connection in self.connections:
                 connection.sweep(now_s, elapsed_s)
+            self._share()
         self._tick_handle = asyncio.get_running_loop().call_later(interval_s, self._tick)

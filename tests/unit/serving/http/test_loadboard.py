@@ -16,6 +16,19 @@ def test_the_busier_holder_is_told(tmp_path: Path) -> None:
     assert not two.is_busiest(10.5, 6)  # one more is no reason to wait
 
 
+def test_what_is_clearly_over_the_mean_is_surplus(tmp_path: Path) -> None:
+    boards = [LoadBoard(tmp_path / "b") for _ in range(3)]
+    for board, connections in zip(boards, (30, 0, 0), strict=True):
+        board.post(10.0, connections)
+    assert boards[0].surplus(10.5, 30) == 20
+    assert boards[1].surplus(10.5, 0) == 0
+    assert boards[0].surplus(12.5, 30) == 0, "the others may be dead"
+    for board in boards:
+        board.post(13.0, 10)
+    assert boards[0].surplus(13.0, 12) == 0, "a little more is no reason to send anybody away"
+    assert boards[0].surplus(13.0, 1) == 0
+
+
 def test_the_silent_and_the_withdrawn_are_not_waited_for(tmp_path: Path) -> None:
     one, two = LoadBoard(tmp_path / "b"), LoadBoard(tmp_path / "b")
     two.post(10.0, 0)

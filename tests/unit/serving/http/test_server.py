@@ -172,6 +172,38 @@ async def test_a_leaving_server_serves_on_and_ends_each_connection(serve: Serve)
         assert closes(await head(new))
 
 
+async def test_callers_who_keep_their_connections_come_to_a_new_holder_too(serve: Serve, tmp_path: Path) -> None:
+    """With the next answer, so that nobody loses a request by it; and then they stay where they are."""
+    limits = HttpLimits(header_timeout_s=0.2)  # looks at its connections every 50 ms
+    old = await serve(rendezvous=tmp_path / "r", limits=limits)
+    answered, moved = 0, 0
+    done = asyncio.Event()
+
+    async def caller() -> None:
+        nonlocal answered, moved
+        while not done.is_set():
+            async with client(old) as (reader, writer):
+                while not done.is_set():
+                    writer.write(GET)
+                    answer = await head(reader)
+                    assert answer.startswith(b"HTTP/1.1 200 OK")
+                    answered += 1
+                    if closes(answer):
+                        moved += 1
+                        break
+                    await asyncio.sleep(0.001)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(40):
+            group.create_task(caller())
+        await until(lambda: len(old.connections) == 40 and answered > 200)
+        assert moved == 0, "alone it lets nobody go"
+        new = await serve(rendezvous=tmp_path / "r", port=old.address[1], limits=limits)
+        await until(lambda: abs(len(new.connections) - len(old.connections)) <= 10 and len(new.connections) > 14)
+        done.set()
+    assert moved <= 60
+
+
 async def test_another_holder_takes_the_backlog(serve: Serve, tmp_path: Path) -> None:
     leaving = await serve(rendezvous=tmp_path / "r")
     staying = await serve(rendezvous=tmp_path / "r", port=leaving.address[1])
