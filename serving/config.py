@@ -261,8 +261,8 @@ class AutoscalingSettings(_Section):
     """Over about how long the load is averaged; a quarter of it where accuracy is being given up."""
     up_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 3.0
     """How long more replicas must have been needed before they are started, seconds."""
-    up_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 15.0
-    """Least time between two scale-outs, seconds: about what a replica takes to start."""
+    up_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0
+    """Least time between two scale-outs, seconds. Replicas on their way count as there."""
     max_up_factor: Annotated[float, Field(ge=1, le=1024)] = 4.0
     """Most replicas after a scale-out, as a multiple of those before; one more is always allowed."""
     down_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
@@ -294,7 +294,7 @@ class AutoscalingSettings(_Section):
             down_delay_s=self.down_delay_s,
             down_cooldown_s=self.down_cooldown_s,
             max_down_share=self.max_down_share,
-            drain_s=self.window_s,
+            window_s=self.window_s,
             targets=self._targets(ModelScaling()),
             models={name: self._targets(model) for name, model in self.models.items()},
         )

@@ -58,8 +58,8 @@ class ScalingRules:
     max_replicas: int = 1
     up_delay_s: float = 3.0
     """How long more replicas must have been needed before they are asked for."""
-    up_cooldown_s: float = 15.0
-    """Least time between two scale-outs: about what a replica takes to start."""
+    up_cooldown_s: float = 5.0
+    """Least time between two scale-outs."""
     max_up_factor: float = 4.0
     """Most replicas of a scale-out, as a multiple of the present ones; one more is always allowed."""
     down_delay_s: float = 120.0
@@ -68,8 +68,9 @@ class ScalingRules:
     """Least time between two scale-ins."""
     max_down_share: float = 0.5
     """Most of the replicas given back at once, as a share; one is always allowed."""
-    drain_s: float = 10.0
-    """Time in which work that waits is to be done besides what arrives."""
+    window_s: float = 10.0
+    """Over about how long signals are averaged. Work that waits is to be done in it, besides what arrives; and so long
+    the replicas there are are given to show in the signals before they are called too few."""
     targets: ModelTargets = field(default_factory=ModelTargets)
     """Of the models that have none of their own."""
     models: Mapping[str, ModelTargets] = field(default_factory=lambda: MappingProxyType({}))
@@ -119,7 +120,7 @@ class Autoscaler:
             return Wanted(bounded, "bounds", 0.0, self._correction)
         if signals is None or signals.workers <= 0 or running <= 0:
             return Wanted(target, "no_signals", 0.0, self._correction)
-        work = {name: _workers(model, rules.of(name), rules.drain_s) for name, model in signals.models.items()}
+        work = {name: _workers(model, rules.of(name), rules.window_s) for name, model in signals.models.items()}
         hurt = [name for name, model in signals.models.items() if _hurts(model, rules.of(name))]
         workers = signals.workers / running
         base = sum(work.values()) / workers
@@ -160,7 +161,7 @@ class Autoscaler:
         if self._hurting_since_s is None:
             self._hurting_since_s = now_s
         # What is asked for must have had its time to arrive, and to show in the signals, before more is blamed on it.
-        since_s = max(self._hurting_since_s, self._settled_since_s + rules.up_cooldown_s)
+        since_s = max(self._hurting_since_s, self._settled_since_s + rules.window_s)
         ready = self._counts is not None and self._counts[0] >= target
         if not ready or now_s - since_s < rules.up_delay_s or base * self._correction > target or not base:
             return False
@@ -180,14 +181,14 @@ class Autoscaler:
         return max(enough, target - max(1, floor(target * rules.max_down_share)))
 
 
-def _workers(model: ModelSignals, targets: ModelTargets, drain_s: float) -> float:
+def _workers(model: ModelSignals, targets: ModelTargets, window_s: float) -> float:
     """Workers this model is worth.
 
     Demand is that of the slow window; of the fast one where it is higher and the load hurts, so that a step is answered
     at once and the noise of a quiet stream is not.
     """
     demand = max(model.demand, model.demand_now) if _hurts(model, targets) else model.demand
-    return (demand + model.queued_s / drain_s) / targets.target_busy
+    return (demand + model.queued_s / window_s) / targets.target_busy
 
 
 def _hurts(model: ModelSignals, targets: ModelTargets) -> bool:
