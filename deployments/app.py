@@ -5,6 +5,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from deployments.autoscaling import autoscaling_config
 from deployments.gateway import GatewayReplica
 from deployments.worker import Worker
 from serving.config import Settings, load_settings
@@ -24,22 +25,29 @@ SHARED: dict[str, Any] = {
 
 
 def build(args: dict[str, Any] | None = None) -> Application:
-    """The application for `serve run`, `serve deploy` and a RayService. `args` are settings by section.
+    """The application for a cluster that somebody else started: `serve run`, `serve deploy`, a RayService.
 
-    Raises `ConfigError`.
+    It also hangs on Ray's ingress there. `args` are settings by section. Raises `ConfigError`.
     """
-    return application(load_settings(overrides=args))
+    return application(load_settings(overrides=args), ingress=True)
 
 
-def application(settings: Settings) -> Application:
-    """Gateway replicas, and in the split topology the workers behind them."""
+def application(settings: Settings, *, ingress: bool = False) -> Application:
+    """Gateway replicas, and in the split topology the workers behind them.
+
+    `ingress`: whether Ray's proxies may call the gateway as well. Its own listener serves either way.
+    """
     text = settings.model_dump_json()
+    options = SHARED | {"graceful_shutdown_timeout_s": stop_s(settings)}
+    if settings.engine.replicas_per_node:
+        # A new replica has no room beside the old one, and needs none: what is to stop stays reachable while the
+        # node's load balancer learns of it (server.lame_duck_s), and its place is taken only then.
+        options |= {"max_replicas_per_node": settings.engine.replicas_per_node, "max_surge_percent": 0}
     gateway = serve.deployment(
-        GatewayReplica,
+        serve.ingress()(GatewayReplica) if ingress else GatewayReplica,
         name=GATEWAY,
-        num_replicas=settings.engine.replicas,
-        graceful_shutdown_timeout_s=settings.server.drain_s + STOP_MARGIN_S,
-        **SHARED,
+        **options,
+        **_replicas(settings, settings.engine.replicas, scaled=settings.engine.topology == "colocated"),
     )
     if settings.engine.topology == "colocated":
         return gateway.bind(text)
@@ -51,8 +59,20 @@ def workers(settings: Settings) -> Application:
     worker = serve.deployment(
         Worker,
         name=WORKER,
-        num_replicas=settings.worker_replicas(),
+        **_replicas(settings, settings.worker_replicas(), scaled=True),
         graceful_shutdown_timeout_s=settings.server.drain_s + STOP_MARGIN_S,
         **SHARED,
     )
     return worker.bind(settings.model_dump_json())
+
+
+def _replicas(settings: Settings, started: int, *, scaled: bool) -> dict[str, Any]:
+    """How many replicas: so many, or as many as the load wants where they are `scaled`."""
+    if scaled and settings.autoscaling.max_replicas:
+        return {"autoscaling_config": autoscaling_config(settings.autoscaling, started)}
+    return {"num_replicas": started}
+
+
+def stop_s(settings: Settings) -> float:
+    """Longest stop of a gateway: still reachable, then draining, then letting go."""
+    return settings.server.lame_duck_s + settings.server.drain_s + STOP_MARGIN_S
