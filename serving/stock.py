@@ -25,7 +25,7 @@ from serving.gateway import Gateway
 from serving.lane import Lane
 from serving.ledger import Agreement, Ledger, LedgerError, Member, Models
 from serving.metrics import Metrics
-from serving.ports import ExecutionError, ModelFailed, VariantUnavailable
+from serving.ports import ExecutionError, ModelFailed
 
 WATCH_S = 0.25
 """How often a replica looks whether the node has agreed on something else."""
@@ -266,9 +266,10 @@ class Stock:
         at_once = 1 if self._beside_traffic else backend.workers
         inputs = random_inputs(lane.family.inputs, 1)
         for variant in lane.variants:
+            if variant.elsewhere:
+                continue  # asked by `serving.remotes`, in its own time
             for _ in range(WARM_UP_RUNS):
-                # Random inputs need not make sense to every model, and an endpoint may be away.
-                with contextlib.suppress(ModelFailed, VariantUnavailable):
+                with contextlib.suppress(ModelFailed):  # random inputs need not make sense to every model
                     runs = [backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S) for _ in range(at_once)]
                     await asyncio.gather(*runs)
 
@@ -382,7 +383,8 @@ class Stock:
 
     def _refuse(self, key: str, reason: str) -> None:
         if self._refused.get(key) != reason:
-            log.error("not served: %s: %s", key, reason)
+            what = "served as it was loaded" if key in self._held else "not served"
+            log.error("%s: %s: %s", what, key, reason)
         self._refused[key] = reason
 
     def _count(self, model: str, result: str) -> None:
