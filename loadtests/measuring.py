@@ -9,24 +9,25 @@ import argparse
 import os
 import platform
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from loadtests.durations import Durations, Host, Level, Overhead, VariantDurations, write_durations
 from models.calibrate import processor, random_inputs
-from models.manifest import Family, ManifestError
+from models.manifest import Family, ManifestError, Variant
 from models.repository import Artifact, open_family
 from models.session import ModelRunError, Session, Tensor, onnxruntime
 from serving.config import usable_cores
 
-SIZES = (1, 2, 4, 8, 16, 32, 64)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TURNS = 6
 """Each size gets its samples in so many turns, so that a busy moment of the host touches all sizes alike."""
 WARM_UP_RUNS = 2
-LONGEST_S = 0.1
+LONGEST_S = 0.02
 """A size whose batch takes longer is the last that is measured."""
 ASSUMED = Overhead(source="assumed", parse_us=60.0, hand_off_us=50.0, travel_us=0.0, render_us=50.0)
 """Until somebody measures a live gateway on this host. From its throughput with a tiny model, about 9,000 requests a
@@ -45,7 +46,7 @@ def measure_durations(
     overhead: Overhead = ASSUMED,
     progress: Progress = lambda _: None,
 ) -> Durations:
-    """Times of every variant and size, `samples` (>= 1) of each, with 1 and with `workers` threads at work.
+    """Times of every variant and size, `samples` (>= 1) of each, with 1 and with `workers` workers busy.
 
     Raises `ManifestError` for a family whose files cannot be served.
     """
@@ -56,7 +57,9 @@ def measure_durations(
         levels = []
         for busy in sorted({1, workers}):
             progress(f"measuring {artifact.key} {variant.name}, {busy} busy")
-            levels.append(_measure(session, artifact.family, busy, samples, longest_s, seed))
+            with ExitStack() as stack:
+                company = [stack.enter_context(_neighbour(artifact, variant, seed)) for _ in range(busy - 1)]
+                levels.append(_measure(session, artifact.family, company, samples, longest_s, seed))
         found.append(VariantDurations(name=variant.name, levels=tuple(levels)))
     host = Host(
         processor=processor(),
@@ -70,7 +73,9 @@ def measure_durations(
     return Durations(family=artifact.key, host=host, overhead=overhead, variants=tuple(found))
 
 
-def _measure(session: Session, family: Family, busy: int, samples: int, longest_s: float, seed: int) -> Level:
+def _measure(
+    session: Session, family: Family, company: Sequence[Connection], samples: int, longest_s: float, seed: int
+) -> Level:
     limit = family.max_batch_rows if family.batchable else 1
     inputs = {rows: random_inputs(family.inputs, rows, seed=seed) for rows in SIZES if rows <= limit}
     times: dict[int, list[float]] = {}
@@ -78,7 +83,7 @@ def _measure(session: Session, family: Family, busy: int, samples: int, longest_
     for _ in range(TURNS):
         for rows in list(inputs):
             taken = times.setdefault(rows, [])
-            with _neighbours(session, inputs[rows], busy - 1):
+            with _working(company, rows):
                 least_s = min(_timed(session, inputs[rows]) for _ in range(WARM_UP_RUNS))
                 for _ in range(min(a_turn, samples - len(taken))):
                     taken.append(_timed(session, inputs[rows]))
@@ -89,28 +94,56 @@ def _measure(session: Session, family: Family, busy: int, samples: int, longest_
                 break
     sizes = tuple(rows for rows in times if times[rows])
     return Level(
-        busy=busy, rows=sizes, samples_us=tuple(tuple(round(s * 1e6, 1) for s in times[rows]) for rows in sizes)
+        busy=1 + len(company),
+        rows=sizes,
+        samples_us=tuple(tuple(round(s * 1e6, 1) for s in times[rows]) for rows in sizes),
     )
 
 
 @contextmanager
-def _neighbours(session: Session, inputs: dict[str, Tensor], count: int) -> Iterator[None]:
-    """Threads that run the same batch over and over, as the other workers of a full pool do."""
-    stop = threading.Event()
+def _neighbour(artifact: Artifact, variant: Variant, seed: int) -> Iterator[Connection]:
+    """Another worker, told over the connection what to run.
 
-    def work() -> None:
-        while not stop.is_set():
-            _timed(session, inputs)
+    A process: what two share is then the processor and its caches. What threads of one process cost each other besides
+    (the interpreter's lock) is the gateway's own time, not the model's.
+    """
+    context = get_context("spawn")
+    line, theirs = context.Pipe()
+    process = context.Process(target=_keep_running, args=(artifact, variant, seed, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield line
+    finally:
+        process.kill()
+        process.join()
+        line.close()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
-    for thread in threads:
-        thread.start()
+
+@contextmanager
+def _working(company: Sequence[Connection], rows: int) -> Iterator[None]:
+    """Every neighbour runs batches of `rows` rows over and over."""
+    for line in company:
+        line.send(rows)
+    for line in company:
+        line.recv()  # it runs
     try:
         yield
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        for line in company:
+            line.send(0)
+            line.recv()  # it rests
+
+
+def _keep_running(artifact: Artifact, variant: Variant, seed: int, line: Connection) -> None:
+    session = artifact.load(variant)
+    with suppress(EOFError, OSError):  # until whoever asks is gone
+        while True:
+            rows = line.recv()
+            inputs = random_inputs(artifact.family.inputs, max(1, rows), seed=seed)
+            line.send(rows)
+            while rows and not line.poll():
+                _timed(session, inputs)
 
 
 def _timed(session: Session, inputs: dict[str, Tensor]) -> float:
@@ -125,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.measuring", description=__doc__)
     parser.add_argument("family", type=Path, help="folder of one version of a family")
     parser.add_argument("out", type=Path, help="JSON file to write")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="threads of a fully busy host")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="workers of a fully busy host")
     parser.add_argument("--samples", type=int, default=60, help="times kept of each variant and size")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs")
     options = parser.parse_args(arguments)

@@ -191,7 +191,7 @@ class SchedulerSettings(_Section):
     policy: Annotated[str, AfterValidator(_known_policy)] = "look-ahead"
     """The rule that picks variant and batch: `look-ahead`, or a published one to compare it with, as NAME,
     NAME:ARGUMENT or either with `+early-drop` behind it."""
-    utilization: Share = 0.9
+    utilization: Share = 0.97
     """Share of future worker time the policy counts on; the rest absorbs bursts."""
     min_success: Share = 0.3
     """A request whose best chance to be met is below this is dropped at once."""

@@ -16,7 +16,7 @@ from loadtests.workload import capacity_rows_s
 
 Kind = Literal["steady", "step", "ramp", "mixed", "scenario"]
 
-BUDGET_MS: Mapping[str, float] = MappingProxyType({"fashion": 20.0, "text": 250.0})
+BUDGET_MS: Mapping[str, float] = MappingProxyType({"fashion": 20.0, "text": 20.0})
 """Latency budget of the demo families in the grid; of others, the family's default budget."""
 OVERLOADS = (1.0, 1.15, 1.3)
 START = 0.5
@@ -74,10 +74,10 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             cv2=(1, 2, 4, 8),
             calm_cv2=(1, 8),
             mixed_loads=(0.25, 0.5, 1.0),
-            budgets=40,
+            budgets=20,
             least=4000,
-            most=20_000,
-            most_rows=16,
+            most=40_000,
+            most_rows=128,
         ),
         "quick": Grid(
             loads=(0.002, 0.02, 0.2, 0.9, 1.3),

@@ -20,7 +20,7 @@ RATIO_CLIP = 2.0
 """A batch beyond this ratio is a stall: it shows in the quantiles and must not bend the mean."""
 RESIDUALS = 200
 """Batches whose residual ratio is kept."""
-KNEE_TOLERANCE = 0.1
+KNEE_TOLERANCE = 0.02
 """Throughput given up for the shorter batch: latency is worth a little of it."""
 ELSEWHERE_QUANTILE = 0.9
 """Share of the answers of a variant elsewhere that come within its predicted time."""

@@ -36,7 +36,7 @@ SHORT_QUEUE = 6
 class LookAheadSettings:
     """The policy's parameters."""
 
-    utilization: float = 0.9
+    utilization: float = 0.97
     """Share of future worker time counted on; the rest absorbs bursts. 0..1."""
     min_success: float = 0.3
     """A head whose best chance is below this is expired: trying would only make others late. 0..1."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from serving.core.budget import RequestBudget, eligible_variants
+from serving.core.budget import ROUNDING, RequestBudget, eligible_variants
 from serving.core.errors import Infeasible, Unavailable, UnknownModel
 from serving.core.fleet import VariantView
 from serving.core.request import Eligibility
@@ -168,7 +168,7 @@ def test_what_is_allowed_meets_the_budget_and_nothing_is_left_out(
     fits = {
         v.index
         for v in family
-        if v.table.seconds(rows) <= budget.latency_s
+        if v.table.seconds(rows) <= budget.latency_s * (1 + ROUNDING)
         and (budget.min_accuracy is None or v.accuracy >= budget.min_accuracy)
         and (budget.max_energy_mj is None or v.energy_mj_per_row * rows <= budget.max_energy_mj)
     }

@@ -33,7 +33,7 @@ def test_an_unknown_accuracy_is_worth_an_answer_but_stays_unknown() -> None:
 def test_the_knee_counts_what_a_batch_costs_besides_the_model() -> None:
     one = family(accuracies=(0.5,), max_batch_rows=8)
     assert view_variants(one, {"v0": STEEP})[0].knee_rows == 1
-    assert view_variants(one, {"v0": STEEP}, batch_overhead_s=0.001)[0].knee_rows == 4
+    assert view_variants(one, {"v0": STEEP}, batch_overhead_s=0.0001)[0].knee_rows == 4
 
 
 def test_the_family_bounds_a_batch() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.core.latency import (
+    KNEE_TOLERANCE,
     PRIOR_RESIDUALS,
     RATIO_CLIP,
     RESIDUALS,
@@ -88,16 +89,17 @@ def test_the_knee_is_the_smallest_of_the_nearly_best_batches(table: LatencyTable
     sizes = {1 << power for power in range(7) if 1 << power <= most} | {most}
     rates = {size: size / (table.seconds(size) + overhead_s) for size in sizes}
     assert knee in sizes
-    assert rates[knee] >= 0.9 * max(rates.values()) - 1e-9
-    assert all(rates[size] < 0.9 * max(rates.values()) + 1e-9 for size in sizes if size < knee)
+    enough = (1 - KNEE_TOLERANCE) * max(rates.values())
+    assert rates[knee] >= enough - 1e-9
+    assert all(rates[size] < enough + 1e-9 for size in sizes if size < knee)
 
 
 def test_the_overhead_of_a_batch_moves_the_knee() -> None:
     no_gain = LatencyTable((1, 2, 4, 8), (0.001, 0.002, 0.004, 0.008))
     assert no_gain.knee_rows(0.0, 8) == 1
-    assert no_gain.knee_rows(0.001, 8) == 4  # 4 rows in 5 ms are 0.9 of 8 in 9 ms
+    assert no_gain.knee_rows(0.0001, 8) == 4  # 4 rows in 4.1 ms are 0.988 of 8 in 8.1 ms
     assert no_gain.knee_rows(0.001, 3) == 3
-    assert no_gain.knee_rows(0.001, 1) == 1
+    assert no_gain.knee_rows(0.0001, 1) == 1
 
 
 @given(tables(), milliseconds)
