@@ -6,6 +6,7 @@ On a cluster Ray's ingress calls it too, for whoever expects the standard port.
 from functools import partial
 from typing import Any
 
+from deployments.ingress import BehindProxy
 from deployments.split import split_engine
 from serving.config import Settings
 from serving.engine import local_engine
@@ -31,7 +32,7 @@ class GatewayReplica:
 
     def __serve_build_asgi_app__(self) -> Asgi:  # the name is Ray Serve's
         """What Ray's own ingress calls on a cluster: the same application that the own listener serves."""
-        return self._replica.front
+        return BehindProxy(self._replica.front)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """How loaded this replica is, for the autoscaler. Serve asks for it where there is one."""

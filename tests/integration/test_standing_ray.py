@@ -29,7 +29,8 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingRay]:
 
 
 def infer(url: str) -> httpx.Response:
-    return httpx.post(f"{url}/v2/models/fashion/infer", json=CALL, timeout=30)
+    headers = {"x-request-id": "by-the-caller"}
+    return httpx.post(f"{url}/v2/models/fashion/infer", json=CALL, headers=headers, timeout=30)
 
 
 def answered(ray: StandingRay) -> float:
@@ -68,6 +69,7 @@ def test_the_fast_port_and_rays_ingress_answer_alike(ray: StandingRay) -> None:
         told = answer.json()
         assert (told["id"], told["model_name"], told["outputs"][0]["shape"]) == ("mine", "fashion", [1, 10])
         assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-request-id"] == "by-the-caller"
     assert answered(ray) == before + 2  # by one gateway, whose page knows of both
 
 
