@@ -217,3 +217,12 @@ def test_a_profile_holds_for_one_artifact_and_one_host(monkeypatch: pytest.Monke
 
 def test_the_processor_has_a_name() -> None:
     assert processor()
+
+
+def test_beside_traffic_it_rests_in_proportion_to_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = Timed(monkeypatch, ALL_PAY)
+    rested: list[float] = []
+    monkeypatch.setattr(calibrate.time, "sleep", rested.append)
+    profile = measure(timed.as_session(), family(4), within_s=1.0, duty=0.2)
+    assert sum(rested) == pytest.approx(4 * timed.now_s), "a fifth of the time was work"
+    assert profile.seconds == pytest.approx([ALL_PAY[rows] / 1e3 for rows in (1, 2, 4)]), "and rest is not counted"

@@ -46,7 +46,7 @@ def test_variables_of_other_tools_of_the_project_are_not_settings() -> None:
     [
         ("[sever]\n", "there is no settings section 'sever'; did you mean 'server'?"),
         ("[server]\nhttp_prt = 1\n", "there is no setting 'server.http_prt'; did you mean 'http_port'?"),
-        ("[log]\nzzz = 1\n", "there is no setting 'log.zzz'; there are: format, level"),
+        ("[log]\nzzz = 1\n", "there is no setting 'log.zzz'; there are: format, level, request_share"),
         ("server = 3\n", "setting 'server' is not a section; did you mean 'server'?"),
     ],
 )
@@ -188,3 +188,21 @@ def test_usable_cores_are_whole_and_at_least_one(
     monkeypatch.setattr(config.os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
     monkeypatch.setattr(config, "cgroup_cores", lambda: quota)
     assert config.usable_cores() == cores
+
+
+def test_a_repository_is_a_path_or_a_url_also_after_a_way_over_json() -> None:
+    for told, meant in (("/models", Path("/models")), ("s3://bucket/models", "s3://bucket/models"), (None, None)):
+        found = load_settings(environ={}, overrides={"models": {"repository": told}})
+        assert found.models.repository == meant
+        assert Settings.model_validate_json(found.model_dump_json()) == found
+
+
+def test_models_to_load_are_a_list_or_one_text() -> None:
+    for told in (["a", "b"], "a, b", "a,b,"):
+        assert load_settings(environ={}, overrides={"models": {"load": told}}).models.load == ("a", "b")
+
+
+def test_versions_are_checked_when_they_are_read() -> None:
+    assert load_settings(environ={"GEARSHIFT_MODELS__VERSIONS": "latest:3"}).models.versions == "latest:3"
+    assert "latest:N" in error_of(models={"versions": "newest"})
+    assert "models.control: " in error_of(models={"control": "now and then"})

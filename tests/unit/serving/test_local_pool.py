@@ -2,7 +2,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -167,3 +167,20 @@ async def test_what_runs_elsewhere_is_never_waited_for_in_the_loop(gate: Gate) -
     await pool.close()
     assert threading.current_thread().name not in gate.ran
     assert gate.budgets_s == [0.5] * 3
+
+
+async def test_models_come_and_go_while_others_run(gate: Gate) -> None:
+    pool = pool_of(gate)
+    running = start(pool)
+    await entered(gate)
+    later = Gate()
+    later.open.set()
+    pool.add({("n/1", "v"): cast("Runner", later)})
+    pool.drop("m/1")
+    assert (pool.holds("n/1"), pool.holds("m/1")) == (True, False)
+    gate.open.set()
+    assert (await running).outputs["y"] is INPUTS["x"], "what had begun ends"
+    assert (await pool.run("n/1", "v", INPUTS, 1.0)).outputs["y"] is INPUTS["x"]
+    with pytest.raises(WorkerLost):
+        await pool.run(*KEY, INPUTS, 1.0)
+    await pool.close()
