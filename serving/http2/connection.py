@@ -112,6 +112,9 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
         self.house.connections.add(self)
+
+    def _greet(self) -> None:
+        """What this side allows. Not before the client has shown that it speaks HTTP/2."""
         ours = {
             Setting.MAX_CONCURRENT_STREAMS: self.limits.max_streams,
             Setting.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -170,6 +173,7 @@ class Connection(asyncio.Protocol):
                 return b""
             at = len(frames.PREFACE)
             self._preface = False
+            self._greet()
         end = len(data)
         while end - at >= HEAD_BYTES:
             high, low, kind, flags, number = HEAD.unpack_from(data, at)
