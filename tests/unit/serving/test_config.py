@@ -138,6 +138,7 @@ def test_the_workers_of_a_replica_share_the_cores(monkeypatch: pytest.MonkeyPatc
     assert (of().thread_workers(), of().worker_replicas()) == (5, 5)
     assert of(replicas=2).thread_workers() == 2
     assert of(replicas=9).thread_workers() == 1
+    assert of(replicas=9, replicas_per_node=1).thread_workers() == 5, 'on a cluster they share a node with nobody'
     assert (of(workers=3, replicas=2).thread_workers(), of(workers=3).worker_replicas()) == (3, 3)
 
 
