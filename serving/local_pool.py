@@ -135,9 +135,11 @@ class LocalPool:
                 return
 
     def _execute(self, kind: _Kind, inputs: Tensors, budget_s: float) -> Execution:
-        """Run one batch here and now. Raises `ModelFailed` or `VariantUnavailable`."""
+        """Run one batch here and now. Raises `ModelFailed`, `VariantUnavailable` or `WorkerLost`."""
         model, variant, *_ = kind
-        runner = self._sessions[model, variant]
+        runner = self._sessions.get((model, variant))
+        if runner is None:
+            raise WorkerLost(f"{model} {variant} is not loaded")
         started_s, cpu_before_s = time.perf_counter(), time.thread_time()
         try:
             outputs = runner.run(inputs, budget_s)

@@ -175,7 +175,7 @@ async def test_models_come_and_go_while_others_run(gate: Gate) -> None:
     await entered(gate)
     later = Gate()
     later.open.set()
-    pool.add({("n/1", "v"): cast("Runner", later)})
+    pool.add({("n/1", "v"): cast("Any", later)})
     pool.drop("m/1")
     assert (pool.holds("n/1"), pool.holds("m/1")) == (True, False)
     gate.open.set()
