@@ -1,6 +1,7 @@
 """A worker replica of the split topology: every variant of every family, one batch at a time."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from deployments.payload import Packed, pack, unpack
@@ -10,9 +11,11 @@ from models.manifest import LatencyProfile, ManifestError
 from models.repository import RepositoryError
 from serving.config import Settings
 from serving.local_pool import LocalPool
-from serving.logs import configure_logs
+from serving.logs import LevelWatch, configure_logs
+from serving.metrics import Metrics
 from serving.ports import ModelFailed, VariantUnavailable
-from serving.run_folder import LOGS
+from serving.process_metrics import ProcessMetrics
+from serving.run_folder import LOGS, METRICS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class Worker:
     async def __init__(self, settings_json: str) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._settings = Settings.model_validate_json(settings_json)
         configure_logs(self._settings.log, self._settings.run_folder / LOGS)
+        self._level = LevelWatch(self._settings.run_folder)
+        self._metrics = Metrics(self._settings.run_folder / METRICS)
+        self._process = ProcessMetrics(self._metrics, "worker")
         self._pool = LocalPool({}, workers=1)
         self._shelf = await asyncio.to_thread(Shelf, self._settings, self._pool)
         await self._shelf.open()
@@ -87,7 +93,14 @@ class Worker:
         return Ran(pack(execution.outputs), execution.compute_s, execution.service_s)
 
     async def check_health(self) -> None:
-        """Nothing to check beyond that this runs: a hung model shows as lost batches at the gateways."""
+        """Nothing to check beyond that this runs: a hung model shows as lost batches at the gateways.
+
+        Ray asks every few seconds: the moment to look at itself, and for a changed log level.
+        """
+        self._level.follow()
+        self._process.update()
+        with contextlib.suppress(OSError):  # a full disk; the gateways say so
+            self._metrics.flush()
 
     async def __del__(self) -> None:
         tidying = getattr(self, "_tidying", None)
@@ -96,6 +109,9 @@ class Worker:
         pool = getattr(self, "_pool", None)
         if pool is not None:
             await pool.close()
+        metrics = getattr(self, "_metrics", None)
+        if metrics is not None:
+            metrics.close()
 
 
 def read_profiles(told: dict[str, str]) -> dict[str, LatencyProfile]:

@@ -44,8 +44,8 @@ def service(objective: float) -> Sequence[Panel]:
         ),
         Panel(
             "Replicas",
-            "Gateway replicas that live.",
-            [Query(level("gearshift_replicas", all_of_it))],
+            "Gateway replicas that live, and in the split topology the workers.",
+            [Query(level("gearshift_replicas", scope("role")), "{{role}}")],
             kind="stat", width=6,
         ),
         Panel(
@@ -267,13 +267,13 @@ def predictions() -> Sequence[Panel]:
 
 def scaling() -> Sequence[Panel]:
     """Replicas come and go; what they take from their hosts."""
-    jobs = scope("job")
+    jobs, hosts = scope("job"), scope("instance", "role")
     return (
         Panel(
             "Replicas and workers",
             "That live, and the workers that the rows arriving would keep busy at the accuracy wanted.",
             [
-                Query(level("gearshift_replicas", jobs), "{{job}} replicas"),
+                Query(level("gearshift_replicas", scope("job", "role")), "{{job}} {{role}} replicas"),
                 Query(level("gearshift_workers", jobs), "{{job}} workers"),
                 Query(level("gearshift_demand_workers", jobs), "{{job}} demand"),
             ],
@@ -291,13 +291,13 @@ def scaling() -> Sequence[Panel]:
         ),
         Panel(
             "Processor",
-            "Cores used by the gateway replicas.",
-            [Query(rate("gearshift_process_cpu_seconds_total", scope("instance")), "{{instance}}")],
+            "Cores used by the replicas.",
+            [Query(rate("gearshift_process_cpu_seconds_total", hosts), "{{instance}} {{role}}")],
         ),
         Panel(
             "Memory",
-            "Of the gateway replicas; pages they share count in each.",
-            [Query(level("gearshift_process_resident_memory_bytes", scope("instance")), "{{instance}}")],
+            "Of the replicas; pages they share count in each.",
+            [Query(level("gearshift_process_resident_memory_bytes", hosts), "{{instance}} {{role}}")],
             unit="bytes",
         ),
         Panel(

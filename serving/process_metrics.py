@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from typing import Literal
 
 import psutil
 
@@ -9,16 +10,16 @@ from serving.metrics import Metrics
 
 
 class ProcessMetrics:
-    """Memory, files and processor time of one gateway replica, and its share in the count of replicas."""
+    """Memory, files and processor time of one replica, and its share in the count of replicas."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, role: Literal["gateway", "worker"] = "gateway") -> None:
         self._process = psutil.Process()
-        self._memory = metrics.counter("gearshift_process_resident_memory_bytes")
-        self._files = metrics.counter("gearshift_process_open_fds")
-        self._cpu_s = metrics.counter("gearshift_process_cpu_seconds_total")
-        metrics.counter("gearshift_replicas").value = 1
-        metrics.counter("gearshift_replica_starts_total").value += 1
-        metrics.counter("gearshift_process_start_time_seconds").value = self._process.create_time()
+        self._memory = metrics.counter("gearshift_process_resident_memory_bytes", role)
+        self._files = metrics.counter("gearshift_process_open_fds", role)
+        self._cpu_s = metrics.counter("gearshift_process_cpu_seconds_total", role)
+        metrics.counter("gearshift_replicas", role).value = 1
+        metrics.counter("gearshift_replica_starts_total", role).value += 1
+        metrics.counter("gearshift_process_start_time_seconds", role).value = self._process.create_time()
         build = version("gearshift"), platform.python_version(), version("onnxruntime")
         metrics.counter("gearshift_build_info", *build).value = 1
         self.update()

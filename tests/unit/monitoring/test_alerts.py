@@ -25,8 +25,8 @@ HEALTHY = {
     f'gearshift_prediction_error_ratio_bucket{{{MODEL},le="1.1"}}': "0+90x9000",
     f'gearshift_prediction_error_ratio_bucket{{{MODEL},le="+Inf"}}': "0+100x9000",
     f'gearshift_variant_ready{{{MODEL},variant="v"}}': "1x9000",
-    'gearshift_replicas{job="g",instance="a:8002"}': "2x9000",
-    'gearshift_replica_starts_total{job="g",instance="a:8002"}': "2x9000",
+    'gearshift_replicas{job="g",instance="a:8002",role="gateway"}': "2x9000",
+    'gearshift_replica_starts_total{job="g",instance="a:8002",role="gateway"}': "2x9000",
 }
 """One sample a minute; callers who leave are no reason to wake anybody."""
 
@@ -87,7 +87,7 @@ CASES = [
     ),
     Case(
         "GearshiftReplicaFlapping",  # on one node, where the counter goes on
-        {'gearshift_replica_starts_total{job="g",instance="a:8002"}': "2+1x9000"},
+        {'gearshift_replica_starts_total{job="g",instance="a:8002",role="gateway"}': "2+1x9000"},
         at="30m",
         quiet_at="3m",
         labels='job="g"',
@@ -117,7 +117,7 @@ CASES = [
     ),
     Case(
         "GearshiftAbsent",
-        {'gearshift_replicas{job="g",instance="a:8002"}': "2x3 stale"},
+        {'gearshift_replicas{job="g",instance="a:8002",role="gateway"}': "2x3 stale"},
         at="20m",
         quiet_at="3m",
         labels="",

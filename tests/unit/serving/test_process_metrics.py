@@ -11,13 +11,13 @@ from serving.process_metrics import ProcessMetrics
 
 def test_a_process_tells_what_it_takes_and_what_it_is(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
-    process = ProcessMetrics(metrics)
+    process = ProcessMetrics(metrics, "worker")
     with (tmp_path / "held").open("w"):
         before_s = sum(os.times()[:2])
         process.update()
         metrics.flush()
         families = metrics.collect()
-        assert stat(families, "gearshift_process_open_fds") >= 3
+        assert stat(families, "gearshift_process_open_fds", role="worker") >= 3
     assert stat(families, "gearshift_process_cpu_seconds_total") == pytest.approx(before_s, abs=1.0)
     resident = psutil.Process().memory_info().rss
     assert stat(families, "gearshift_process_resident_memory_bytes") == pytest.approx(resident, rel=0.5)
