@@ -4,7 +4,6 @@ The figures in a manifest are claims; this is the command that checks them.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import MANIFEST_NAME, Family, ManifestError, Variant, read_manifest
-from models.session import ModelLoadError, ModelRunError, Session
+from models.repository import Artifact
+from models.runner import open_variant
+from models.session import ModelRunError, Session, VariantLost
 from models.zoo.fashion import data as fashion
 from models.zoo.text import data as text
 
@@ -119,18 +120,19 @@ def classifier_of(session: Session) -> Classifier:
     return lambda inputs: session.run({given: inputs})[wanted]
 
 
-def check_variant(folder: Path, variant: Variant, labelled: LabelledData) -> Verdict:
-    """Measure a variant whose file is in `folder`, with the session that serves it.
+def check_variant(artifact: Artifact, variant: Variant, labelled: LabelledData) -> Verdict:
+    """Measure a variant with what serves it: its session, its endpoint, or the two of a cascade.
 
-    Raises `EvaluationError` where the file is missing, is not the one of the manifest or does not run.
+    Raises `EvaluationError` where it cannot be opened, is not what the manifest says or does not run.
     """
-    path = folder / variant.file
+    family = artifact.family
+    if len(family.inputs) != 1:
+        raise EvaluationError(f"'{family.name}' has {len(family.inputs)} inputs: expected one")
+    given, wanted = family.inputs[0].name, family.outputs[0].name
     try:
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != variant.sha256:
-            raise EvaluationError(f"'{variant.name}': {path} does not have the SHA-256 of its manifest")
-        measured = evaluate(classifier_of(Session(content)), *labelled)
-    except (OSError, ModelLoadError, ModelRunError) as error:
+        runner = open_variant(artifact, variant)
+        measured = evaluate(lambda inputs: runner.run({given: inputs})[wanted], *labelled)
+    except (ManifestError, ModelRunError, VariantLost) as error:
         raise EvaluationError(f"'{variant.name}': {error}") from error
     return Verdict(variant.name, measured, variant.accuracy)
 
@@ -222,7 +224,7 @@ def check_family(
         names = ", ".join(variant.name for variant in family.variants)
         raise EvaluationError(f"no variant '{only}' in '{family.name}': it has {names}")
     labelled = DATASETS[dataset](data)
-    return family, [check_variant(folder, variant, labelled) for variant in chosen]
+    return family, [check_variant(Artifact(family, folder), variant, labelled) for variant in chosen]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

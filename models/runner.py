@@ -5,7 +5,7 @@ from math import inf
 from typing import Protocol
 
 from models.cascade import CascadeRunner
-from models.manifest import ManifestError, Variant
+from models.manifest import Variant
 from models.remote import RemoteModel
 from models.repository import Artifact
 from models.session import Tensor
@@ -28,14 +28,15 @@ class Runner(Protocol):
 
 
 def open_variant(artifact: Artifact, variant: Variant) -> Runner:
-    """What runs a variant that stands for itself. An endpoint is not asked yet: see `RemoteModel.check`.
+    """What runs one variant. An endpoint is not asked yet: see `RemoteModel.check`.
 
     Raises `ManifestError`: the file or the settings of the endpoint are not as they must be.
     """
     if variant.remote is not None:
         return RemoteModel(artifact.family, variant.remote)
     if variant.cascade is not None:
-        raise ManifestError(f"'{variant.name}' is a cascade: it runs on other variants")
+        first, then = (artifact.family.variant(name) for name in (variant.cascade.first, variant.cascade.then))
+        return CascadeRunner(artifact.load(first), artifact.load(then), variant.cascade)
     return artifact.load(variant)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import calibrate, compress, doctor, infer, loadtest, models, serve, simulate
+from deployments.cli import calibrate, cascade, compress, doctor, infer, loadtest, models, serve, simulate
 from models.manifest import ManifestError
 from models.repository import RepositoryError
 from serving.config import ConfigError
@@ -25,6 +25,7 @@ app.command()(serve.serve)
 app.command()(infer.infer)
 app.add_typer(models.app, name="models")
 app.command()(compress.compress)
+app.command()(cascade.cascade)
 app.command()(calibrate.calibrate)
 app.command()(doctor.doctor)
 app.command()(simulate.simulate)
