@@ -97,8 +97,20 @@ def _add_shared_memory(app: FastAPI, kind: str) -> None:
     async def register(name: str) -> Response:  # noqa: ARG001 - part of the path
         raise InvalidRequest(NO_SHARED_MEMORY)
 
-    @app.post(f"{base}/unregister", tags=tags, summary="Nothing is registered", responses=answers(None))
-    @app.post(f"{base}/region/{{name}}/unregister", tags=tags, summary="Nothing is registered", responses=answers(None))
+    @app.post(
+        f"{base}/unregister",
+        tags=tags,
+        summary="Nothing is registered",
+        responses=answers(None),
+        response_class=Response,
+    )
+    @app.post(
+        f"{base}/region/{{name}}/unregister",
+        tags=tags,
+        summary="Nothing is registered",
+        responses=answers(None),
+        response_class=Response,
+    )
     async def unregister(name: str = "") -> Response:  # noqa: ARG001 - part of the path
         return Response()
 

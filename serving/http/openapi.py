@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from serving.http.schemas import ERROR, INFER_ANSWER, INFER_REQUEST
+
 DESCRIPTION = """
 The Open Inference Protocol v2, answered by the most accurate variant of a model that the request's budget allows;
 when load rises, by a smaller variant instead of an error.
@@ -47,7 +49,7 @@ _ANSWER = {
 def _error(text: str, example: str) -> dict[str, Any]:
     return {
         "description": text,
-        "content": {"application/json": {"example": {"error": example}}},
+        "content": {"application/json": {"schema": ERROR, "example": {"error": example}}},
     }
 
 
@@ -66,19 +68,32 @@ INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"type": "object"}, "example": _REQUEST},
+            "application/json": {"schema": INFER_REQUEST, "example": _REQUEST},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     },
     "responses": {
-        "200": {"description": "The answer", "content": {"application/json": {"example": _ANSWER}}},
+        "200": {
+            "description": "JSON, or JSON and then binary tensors, which begin where the header says",
+            "headers": {
+                "Inference-Header-Content-Length": {
+                    "description": "Bytes of JSON before binary tensors.", "schema": {"type": "integer"},
+                },
+            },
+            "content": {
+                "application/json": {"schema": INFER_ANSWER, "example": _ANSWER},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
         "400": _error("The request does not fit the model", "input 'image': expected shape [-1,28,28], got [1,28,27]"),
         "404": _error("No such model, version or variant", "Request for unknown model: 'x' is not found"),
+        "415": _error("A Content-Encoding that is not offered", "Content-Encoding: expected gzip, deflate or identity"),
         "413": _error("A size limit was passed", "the body is larger than 67108864 bytes"),
         "422": _error("No variant can ever meet the budget, or the model cannot process the input",
                       "no variant of model 'fashion' reaches min_accuracy 0.99: the nearest feasible is 0.93"),
         "429": _error("Too much load for this budget: see Retry-After", "too much work is queued"),
         "503": _error("Not ready, stopping, or the worker was lost", "the worker was lost before it answered"),
         "504": _error("The deadline could no longer be met", "the deadline could no longer be met"),
+        "default": _error("An error", "internal error (request 5f2c-1)"),
     },
 }  # fmt: skip

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from serving.control import IndexEntry, ModelControl
 from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.http.schemas import INDEX, answers
 
 MAX_BODY_BYTES = 1024 * 1024
 """Far more than a request without files needs; files are not offered."""
@@ -25,6 +26,7 @@ def add_repository(app: FastAPI, control: ModelControl) -> None:
         "/v2/repository/index",
         tags=["models"],
         summary="The models of the repository and their state",
+        responses=answers(INDEX),
         openapi_extra=BODY,
     )
     async def index(request: Request) -> JSONResponse:
@@ -38,6 +40,8 @@ def add_repository(app: FastAPI, control: ModelControl) -> None:
         "/v2/repository/models/{model}/load",
         tags=["models"],
         summary="Load a model, or what the repository has of it now",
+        responses=answers(None),
+        response_class=Response,
         openapi_extra=BODY,
     )
     async def load(model: str, request: Request) -> Response:
@@ -48,6 +52,8 @@ def add_repository(app: FastAPI, control: ModelControl) -> None:
         "/v2/repository/models/{model}/unload",
         tags=["models"],
         summary="Offer a model no longer; what it has accepted is answered",
+        responses=answers(None),
+        response_class=Response,
         openapi_extra=BODY,
     )
     async def unload(model: str, request: Request) -> Response:

@@ -107,6 +107,9 @@ LOGGING: Final = object_of(
         "log_format": TEXT,
     }
 )
+INDEX: Final = list_of(
+    object_of({"name": TEXT, "version": TEXT, "state": TEXT, "reason": TEXT}, "version", "state", "reason")
+)
 NO_REGIONS: Final[Schema] = {"type": "array", "maxItems": 0, "items": ANYTHING}
 PARAMETERS: Final[Schema] = {
     "type": "object",
