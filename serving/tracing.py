@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from opentelemetry.context import Context
@@ -34,6 +35,7 @@ Attributes = Mapping[str, str | bool | int | float]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, section 3.2; versions to come may have more fields."""
+NO_TRACE, NO_SPAN = "0" * 32, "0" * 16
 
 
 class Traced(Protocol):
@@ -45,18 +47,30 @@ class Traced(Protocol):
         ...
 
 
-def parse_traceparent(header: str) -> SpanContext | None:
-    """The caller's span; None for a header that is none."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a request comes from, as its `traceparent` tells."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+    @property
+    def context(self) -> SpanContext:
+        """The caller's span."""
+        flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
+        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=True, trace_flags=flags)
+
+
+def parse_traceparent(header: str) -> Caller | None:
+    """What the header tells; None for one that is none."""
     found = _TRACEPARENT.fullmatch(header.strip())
     if found is None:
         return None
     version, trace_id, span_id, flags, rest = found.groups()
-    if version == "ff" or (version == "00" and rest):
+    if version == "ff" or (version == "00" and rest) or trace_id == NO_TRACE or span_id == NO_SPAN:
         return None
-    context = SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16) & TraceFlags.SAMPLED)
-    )
-    return context if context.is_valid else None
+    return Caller(trace_id, span_id, bool(int(flags, 16) & TraceFlags.SAMPLED))
 
 
 class Trace:
@@ -157,11 +171,11 @@ class Tracer:
         if traceparent is not None:
             caller = parse_traceparent(traceparent)
         if caller is not None and self._follow:
-            if not caller.trace_flags.sampled:
+            if not caller.sampled:
                 return None
         elif self._chance() >= self._ratio:
             return None
-        parent = None if caller is None else set_span_in_context(NonRecordingSpan(caller))
+        parent = None if caller is None else set_span_in_context(NonRecordingSpan(caller.context))
         return self._open(f"infer {model}", received_s, SpanKind.SERVER, {"gearshift.model": model}, parent=parent)
 
     def batch(

@@ -71,7 +71,7 @@ async def test_the_backend_is_called_in_the_trace_of_the_batch(house: House) -> 
     assert parent is not None
     context = house.spans.named("batch m/1").context
     assert context is not None
-    assert parent.span_id == context.span_id
+    assert parent.context.span_id == context.span_id
     await house.close()
 
 

@@ -61,11 +61,13 @@ def test_any_text_is_read_without_an_error(header: str) -> None:
 
 @pytest.mark.parametrize(("header", "sampled"), [(SAMPLED, True), (NOT_SAMPLED, False), (f"cc-{SAMPLED[3:]}-x", True)])
 def test_a_traceparent_is_read(header: str, sampled: bool) -> None:
-    context = parse_traceparent(f" {header} ")
-    assert context is not None
-    assert (f"{context.trace_id:032x}", f"{context.span_id:016x}") == (TRACE_ID, SPAN_ID)
-    assert bool(context.trace_flags.sampled) is sampled
-    assert context.is_remote
+    caller = parse_traceparent(f" {header} ")
+    assert caller is not None
+    assert (caller.trace_id, caller.span_id, caller.sampled) == (TRACE_ID, SPAN_ID, sampled)
+    assert f"{caller.context.trace_id:032x}" == TRACE_ID
+    assert f"{caller.context.span_id:016x}" == SPAN_ID
+    assert bool(caller.context.trace_flags.sampled) is sampled
+    assert caller.context.is_remote
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_calls_on_behalf_of_a_batch_go_on_in_its_trace(clock: ManualClock, own_c
     assert parent is not None
     context = spans.named("batch m/1").context
     assert context is not None
-    assert (parent.trace_id, parent.span_id) == (context.trace_id, context.span_id)
+    assert (parent.context.trace_id, parent.context.span_id) == (context.trace_id, context.span_id)
     spans.tracer.batch([Member(None)], "m/1", "v", 1, clock())
     assert TRACEPARENT.get() is None
 
