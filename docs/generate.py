@@ -15,8 +15,11 @@ from docs.blocks import ROOT, code, filled, table
 from docs.client_table import clients_block
 from docs.measure import frontier_table
 from docs.technique_table import techniques_table
+from monitoring.dashboard import dashboard_rows
+from monitoring.rules import alerts, anchor, recordings
 from serving.codec import budget
 from serving.config import ENV_PREFIX, Settings, setting_names
+from serving.grpc.errors import STATUS as GRPC_STATUS
 from serving.http.errors import STATUS
 from serving.metrics import DERIVED, TABLE, Spec
 
@@ -87,6 +90,33 @@ def derived_block() -> str:
     return _metric_table(DERIVED)
 
 
+def panels_block() -> str:
+    """Every panel of the dashboard."""
+    return "\n\n".join(
+        f"**{title}**\n\n{table(('panel', 'what it shows'), [(panel.title, panel.about) for panel in panels])}"
+        for title, panels in dashboard_rows().items()
+    )
+
+
+def alerts_block() -> str:
+    """Every alert, with its way into the runbook."""
+    rows = [
+        (code(alert.name), alert.severity, code(alert.expression), alert.lasts, link(alert.heading))
+        for alert in alerts()
+    ]
+    return table(("alert", "severity", "fires while", "for", "what to do"), rows)
+
+
+def link(heading: str) -> str:
+    """A heading of the runbook, to click on."""
+    return f"[{heading}](runbook.md#{anchor(heading)})"
+
+
+def signals_block() -> str:
+    """What Prometheus records."""
+    return table(("series", "expression"), [(code(r.name), code(r.expression)) for r in recordings()])
+
+
 def budget_block() -> str:
     """Budget parameters and headers."""
     rows = []
@@ -98,12 +128,12 @@ def budget_block() -> str:
 
 
 def errors_block() -> str:
-    """Every error of the core, and its status."""
+    """Every error of the core, its status, and its code in gRPC."""
     rows = [
-        (str(status), code(error.__name__), (error.__doc__ or "").split("\n\n")[0])
+        (str(status), GRPC_STATUS[error].name, code(error.__name__), (error.__doc__ or "").split("\n\n")[0])
         for error, status in sorted(STATUS.items(), key=lambda entry: entry[1])
     ]
-    return table(("status", "error", "meaning"), rows)
+    return table(("status", "gRPC", "error", "meaning"), rows)
 
 
 def cli_block() -> str:
@@ -130,6 +160,7 @@ PAGES: Mapping[str, Mapping[str, Block]] = {
     "docs/compression.md": {"techniques": techniques_table},
     "docs/configuration.md": {"settings": settings_block},
     "docs/metrics.md": {"metrics": metrics_block, "derived": derived_block},
+    "docs/monitoring.md": {"panels": panels_block, "alerts": alerts_block, "signals": signals_block},
     "docs/protocol.md": {"budget": budget_block, "clients": clients_block, "errors": errors_block},
 }
 """Every generated region: page -> region -> what writes it."""
