@@ -6,6 +6,7 @@ Locust's own `FastHttpUser` assembles headers, cookies and addresses anew for ea
 send.
 """
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,9 +39,14 @@ class Wire:
     """Connections to one host."""
 
     def __init__(self, host: str, connections: int, timeout_s: float) -> None:
-        """`host`: http://name[:port][/prefix] or https. Raises `WireError` for anything else."""
+        """`host`: http://name[:port][/prefix] or https. Raises `WireError` for anything else.
+
+        The API key for a host that asks for one is $GEARSHIFT_API_KEY.
+        """
         self.url = _split(host)
         self._timeout_s = timeout_s
+        key = os.environ.get("GEARSHIFT_API_KEY")
+        self._key = [f"Authorization: Bearer {key}"] if key else []
         port = self.url.port or (443 if self.url.scheme == "https" else 80)
         name = self.url.hostname or ""
         pool = _TlsPool if self.url.scheme == "https" else _Pool
@@ -57,6 +63,7 @@ class Wire:
         target = self.url.path.rstrip("/") + path
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self.url.netloc.rpartition('@')[2]}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += self._key
         lines.append(f"Content-Length: {len(body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 

@@ -25,7 +25,7 @@ from serving.core.demand import DemandOptions
 from serving.core.policies.registry import named_policy
 
 ENV_PREFIX = "GEARSHIFT_"
-NOT_SETTINGS = frozenset({"GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST", "GEARSHIFT_URL"})
+NOT_SETTINGS = frozenset({"GEARSHIFT_API_KEY", "GEARSHIFT_CONFIG", "GEARSHIFT_FASHION_MNIST", "GEARSHIFT_URL"})
 """Variables with our prefix that other tools of the project read."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -64,7 +64,7 @@ class ServerSettings(_Section):
     """Where the gateway listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default: there is no authentication."""
+    """Address to listen on. Loopback by default: without `api_keys_file`, whoever connects is served."""
     http_port: Port = 8000
     """Port of the inference API. 0 picks a free one."""
     grpc_port: Port | Literal["off"] = 8001
@@ -82,6 +82,9 @@ class ServerSettings(_Section):
     """PEM certificate chain; with `tls_keyfile` the API speaks HTTPS."""
     tls_keyfile: Path | None = None
     """PEM private key of `tls_certfile`."""
+    api_keys_file: Path | None = None
+    """File with the keys of callers, one a line; read again when it changes. All but the questions for health then
+    need one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Default: none is asked for."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -26,6 +26,7 @@ from serving.http.limits import HttpLimits
 from serving.http.pages import build_pages
 from serving.http.server import DrainSummary, HttpServer
 from serving.http2.limits import Http2Limits
+from serving.keys import ApiKeys
 from serving.lane import Lane
 from serving.ledger import Ledger
 from serving.load import LoadMeter
@@ -110,9 +111,12 @@ class Replica:
             await stock.open(progress)
             door = Door(gateway, time.monotonic, _observer(settings, tracer))
             infer = InferRoute(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic)
-            front = Front(infer, build_pages(gateway, infer, metrics, stock, settings))
+            keys = None
+            if settings.server.api_keys_file is not None:
+                keys = ApiKeys(settings.server.api_keys_file, time.monotonic)
+            front = Front(infer, build_pages(gateway, infer, metrics, stock, settings), keys)
             servers = await cls._listen(settings, front, metrics, undo)
-            grpc = await _listen_grpc(settings, gateway, door, metrics, stock, undo)
+            grpc = await _listen_grpc(settings, gateway, door, metrics, stock, keys, undo)
             replica = cls(settings, gateway, dispatcher, engine, stock, metrics, servers, front, grpc)
             replica._tracer = tracer
             replica.load.read()
@@ -238,6 +242,7 @@ async def _listen_grpc(
     door: Door,
     metrics: Metrics,
     control: ModelControl,
+    keys: ApiKeys | None,
     undo: contextlib.AsyncExitStack,
 ) -> "GrpcServer | None":
     if settings.server.grpc_port == "off":
@@ -255,7 +260,9 @@ async def _listen_grpc(
     tls = _tls(settings.server)
     if tls is not None:
         tls.set_alpn_protocols(["h2"])
-    office = open_office(gateway, door, _codec_limits(settings.limits), metrics, time.monotonic, control, settings)
+    office = open_office(
+        gateway, door, _codec_limits(settings.limits), metrics, time.monotonic, control, settings, keys
+    )
     server = GrpcServer(office, listening, _http2_limits(settings.limits), tls=tls)
     undo.push_async_callback(server.close)
     await server.start()

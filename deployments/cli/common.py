@@ -1,6 +1,7 @@
 """What the verbs share: options, tables, units."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -25,6 +26,12 @@ ModelsOption = Annotated[
     str | None,
     typer.Option("--models", help="Folder of families, or its URL. Default: the demo families.", show_default=False),
 ]
+
+
+def key_headers() -> dict[str, str]:
+    """For a gateway that asks for keys. From the environment: a command line can be read by everybody."""
+    key = os.environ.get("GEARSHIFT_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def print_json(value: Any) -> None:

@@ -14,7 +14,7 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from rich.table import Table
 
-from deployments.cli.common import JsonOption, err, milliseconds, out, print_json
+from deployments.cli.common import JsonOption, err, key_headers, milliseconds, out, print_json
 from models.manifest import TensorSpec
 from models.session import Tensor
 
@@ -45,6 +45,7 @@ def infer(
 
     A picture is fitted to the model's input: grey or colour, resized, 0-255 for integers and 0-1 for floats. JSON may
     be an array of values or a whole Open Inference Protocol request. Exit code 1 means the gateway refused or failed.
+    A gateway that asks for keys gets the one in the environment variable GEARSHIFT_API_KEY.
     """
     parameters: dict[str, Any] = {
         "latency_budget_ms": None if budget is None else milliseconds(budget),
@@ -56,7 +57,7 @@ def infer(
     parameters = {key: value for key, value in parameters.items() if value is not None}
     content = _read(source)
     try:
-        with httpx.Client(base_url=url, timeout=timeout) as client:
+        with httpx.Client(base_url=url, timeout=timeout, headers=key_headers()) as client:
             described = _checked(client.get(f"/v2/models/{model}"))
             body, headers = _request(content, source, described, parameters)
             started_s = time.perf_counter()

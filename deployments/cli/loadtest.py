@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.table import Table
 
-from deployments.cli.common import err, out
+from deployments.cli.common import err, key_headers, out
 from loadtests.arrivals import TraceError
 from loadtests.live import LiveError, LiveRun
 from loadtests.livestudy import live_study
@@ -142,7 +142,7 @@ def _cells(metrics: Metrics) -> tuple[str, ...]:
 def _last_arrival_s(scenario: Scenario, host: str, seed: int | None) -> float:
     """Also finds out, before anything is started, whether the host can be asked at all."""
     try:
-        with httpx.Client(base_url=host, timeout=5) as client:
+        with httpx.Client(base_url=host, timeout=5, headers=key_headers()) as client:
 
             def get(path: str) -> Any:
                 answer = client.get(path)

@@ -18,6 +18,7 @@ from models.manifest import TensorSpec
 from serving.catalog import open_catalog
 from serving.config import Settings, load_settings
 from serving.http.fdshare import ListenError
+from serving.keys import first_key, read_keys
 from serving.logs import configure_logs
 from serving.run_folder import LOGS, claimed
 
@@ -69,6 +70,8 @@ def serve(
         },
     )
     configure_logs(settings.log)
+    if settings.server.api_keys_file is not None:
+        read_keys(settings.server.api_keys_file)
     settings = _with_ports(settings)
     open_catalog(settings.models)  # what cannot be served should fail here, at once, and not in a replica
     with out.status("starting") as status:
@@ -140,7 +143,9 @@ def _announce(settings: Settings, status: Status) -> None:
     host = _reachable(server.host)
     scheme = "http" if server.tls_certfile is None else "https"
     url = f"{scheme}://{host}:{server.http_port}"
-    with httpx.Client(base_url=url, timeout=10, verify=False) as client:  # noqa: S501 - our own server, just started
+    keys = settings.server.api_keys_file
+    headers = {} if keys is None else {"authorization": f"Bearer {first_key(keys)}"}
+    with httpx.Client(base_url=url, timeout=10, verify=False, headers=headers) as client:  # noqa: S501 - our own server
         described = {
             model["name"]: client.get(f"/v2/models/{model['name']}").raise_for_status().json()
             for model in client.get("/v2/models").raise_for_status().json()["models"]

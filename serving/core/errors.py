@@ -3,6 +3,7 @@
 GearshiftError
 ├── InvalidRequest          the request cannot be understood or does not fit the model
 │   └── PayloadTooLarge     a limit of size was passed
+├── Unauthenticated         the caller did not say who it is, or nobody we know
 ├── UnknownModel            no such model, version or variant
 ├── ControlRefused          the set of served models cannot be changed as asked
 ├── Infeasible              no variant can ever meet the budget
@@ -27,6 +28,10 @@ class InvalidRequest(GearshiftError):
 
 class PayloadTooLarge(InvalidRequest):
     """The request is larger than a limit. The message names the limit."""
+
+
+class Unauthenticated(GearshiftError):
+    """A key is asked for, and the caller sent none that is known."""
 
 
 class UnknownModel(GearshiftError):

@@ -11,6 +11,7 @@ from serving.grpc.health import HEALTH_SERVICE, health_methods
 from serving.grpc.infer import Inference
 from serving.grpc.reflection import reflection_methods
 from serving.grpc.service import SERVICE, InferenceService, inference_methods
+from serving.keys import ApiKeys
 from serving.metrics import Metrics
 from serving.ports import Clock
 
@@ -26,8 +27,12 @@ def open_office(
     clock: Clock,
     control: ModelControl | None = None,
     settings: Settings | None = None,
+    keys: ApiKeys | None = None,
 ) -> Office:
-    """Everything the calls of one gateway need. `settings`: those it runs with; None for the defaults."""
+    """Everything the calls of one gateway need.
+
+    `settings`: those it runs with; None for the defaults. `keys`: who may call; None for everybody.
+    """
     inference = Inference(gateway, door, limits, clock)
     methods = {
         **inference_methods(InferenceService(gateway, metrics, settings or Settings(), control), inference),
@@ -38,4 +43,4 @@ def open_office(
     def refused(code: Code) -> None:
         metrics.counter("gearshift_refused_total", code.name).value += 1
 
-    return Office(methods, refused, door.new_id, limits.max_binary_bytes + MESSAGE_ROOM_BYTES)
+    return Office(methods, refused, door.new_id, limits.max_binary_bytes + MESSAGE_ROOM_BYTES, keys)

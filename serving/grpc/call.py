@@ -8,12 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from serving.codec.compression import WORTH_COMPRESSING_BYTES, UnsupportedEncoding, decompress
-from serving.core.errors import GearshiftError, InternalError, PayloadTooLarge
+from serving.core.errors import GearshiftError, InternalError, PayloadTooLarge, Unauthenticated
 from serving.grpc.errors import CallRefused, Code, code_of, error_fields
 from serving.grpc.head import CallHead
 from serving.http2.connection import Connection
 from serving.http2.hpack import write_fields
 from serving.http2.stream import Stream
+from serving.keys import ApiKeys
 
 Message = bytes | bytearray
 """One message as it was sent, decompressed."""
@@ -25,6 +26,15 @@ Streaming = Callable[["Call"], Awaitable[None]]
 PREFIX_BYTES = 5
 MAX_UNREAD = 16
 """Messages of a stream that may wait to be taken; then the client gets no more credit."""
+OPEN_METHODS = frozenset(
+    {
+        b"/grpc.health.v1.Health/Check",
+        b"/grpc.health.v1.Health/Watch",
+        b"/inference.GRPCInferenceService/ServerLive",
+        b"/inference.GRPCInferenceService/ServerReady",
+    }
+)
+"""What probes ask, who have no key."""
 _STATUS_200 = b"\x88"
 _HEAD = _STATUS_200 + write_fields([(b"content-type", b"application/grpc")])
 _HEADS = {
@@ -59,6 +69,8 @@ class Office:
     new_id: Callable[[], str]
     max_message_bytes: int
     """A connection may have twice as many bytes of messages that are not complete."""
+    keys: ApiKeys | None = None
+    """Who may call; None: everybody."""
 
 
 class Call(Stream):
@@ -102,12 +114,26 @@ class Call(Stream):
         method = self._method
         if self.head.fault is not None:
             self.send(_WRONG_MEDIA, self.head.fault.encode(), b"")
+        elif not self._admitted():
+            return
         elif method is None:
             name = self.head.path[:100].decode("ascii", "replace")
             self._refuse(CallRefused(Code.UNIMPLEMENTED, f"there is no method {name} here"))
         elif method.streaming is not None:
             self._partial_since_s = None
             self._start(method.streaming(self))
+
+    def _admitted(self) -> bool:
+        """Whether the caller may call; who may not has been told."""
+        keys = self._office.keys
+        if keys is None or self.head.path in OPEN_METHODS:
+            return True
+        try:
+            keys.check(self.head.key)
+        except Unauthenticated as error:
+            self._refuse(error)
+            return False
+        return True
 
     @property
     def deadline_s(self) -> float | None:

@@ -15,6 +15,7 @@ from serving.core.errors import (
     InvalidRequest,
     PayloadTooLarge,
     Rejected,
+    Unauthenticated,
     Unavailable,
     UnknownModel,
 )
@@ -33,6 +34,7 @@ class Code(IntEnum):
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class CallRefused(GearshiftError):
@@ -47,6 +49,7 @@ STATUS: dict[type[GearshiftError], Code] = {
     InvalidRequest: Code.INVALID_ARGUMENT,
     UnsupportedEncoding: Code.UNIMPLEMENTED,
     PayloadTooLarge: Code.RESOURCE_EXHAUSTED,
+    Unauthenticated: Code.UNAUTHENTICATED,
     UnknownModel: Code.NOT_FOUND,
     ControlRefused: Code.INVALID_ARGUMENT,
     Infeasible: Code.INVALID_ARGUMENT,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from serving.codec.budget import HEADERS as BUDGET_HEADERS
 from serving.door import is_request_id
 from serving.http2.hpack import Field
+from serving.keys import presented
 
 _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT_DIGITS = 8
@@ -24,6 +25,8 @@ class CallHead:
     """Parameters of the budget that came as metadata."""
     request_id: bytes = b""
     traceparent: str | None = None
+    key: bytes | None = field(default=None, repr=False)
+    """What the caller presents as its API key."""
     fault: str | None = None
     """Why this is no call of gRPC, where it is none."""
 
@@ -48,6 +51,7 @@ def read_head(fields: Sequence[Field]) -> CallHead:
         budget={BUDGET_HEADERS[name]: value.decode("latin-1") for name, value in fields if name in BUDGET_HEADERS},
         request_id=request_id if is_request_id(request_id) else b"",
         traceparent=_text(sent.get(b"traceparent")),
+        key=presented(fields) if b"authorization" in sent or b"x-api-key" in sent else None,
         fault=fault,
     )
 

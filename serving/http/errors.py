@@ -16,6 +16,7 @@ from serving.core.errors import (
     InvalidRequest,
     PayloadTooLarge,
     Rejected,
+    Unauthenticated,
     Unavailable,
     UnknownModel,
 )
@@ -24,6 +25,7 @@ STATUS: dict[type[GearshiftError], int] = {
     InvalidRequest: 400,
     UnsupportedEncoding: 415,
     PayloadTooLarge: 413,
+    Unauthenticated: 401,
     UnknownModel: 404,
     ControlRefused: 400,
     Infeasible: 422,
@@ -48,8 +50,10 @@ def error_body(message: str) -> bytes:
 
 
 def error_headers(error: GearshiftError) -> list[tuple[bytes, bytes]]:
-    """Headers that an error adds: when to try again."""
+    """Headers that an error adds: when to try again, or what with."""
     match error:
+        case Unauthenticated():
+            return [(b"www-authenticate", b"Bearer")]
         case Rejected(retry_after_s=wait_s):
             return [(b"retry-after", str(max(1, ceil(wait_s))).encode())]
         case Unavailable():

@@ -4,22 +4,34 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from serving.core.errors import Unauthenticated
 from serving.http.errors import error_body
 from serving.http.infer import InferRoute, is_inference
+from serving.keys import ApiKeys, presented
 from serving.metrics import Metrics
+
+OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What probes ask, who have no key."""
 
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Front:
-    """The API: inference on its own short way, everything else through FastAPI."""
+    """The API: inference on its own short way, everything else through FastAPI; both behind the keys, if there are."""
 
-    def __init__(self, infer: InferRoute, pages: Asgi) -> None:
+    def __init__(self, infer: InferRoute, pages: Asgi, keys: ApiKeys | None = None) -> None:
         self._infer = infer
         self._pages = pages
+        self._keys = keys
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Route one request."""
+        if self._keys is not None and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._keys.check(presented(scope["headers"]))
+            except Unauthenticated as error:
+                await self._infer.refuse(error, scope, send)
+                return
         if is_inference(scope):
             await self._infer(scope, receive, send)
         else:

@@ -90,6 +90,14 @@ class InferRoute:
         if head.watched is not None:
             head.watched.end(self._request_id(head).decode("latin-1"), 200, result)
 
+    async def refuse(self, error: GearshiftError, scope: Scope, send: Send) -> None:
+        """Answer what never came to a route: its body is not read."""
+        head = _Head()
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and is_request_id(value):
+                head.request_id = value
+        await self._refuse(error, head, send)
+
     async def _body(self, receive: Receive, head: _Head) -> bytes | None:
         """The whole body, bounded; None when the caller went away while sending."""
         if head.content_length is not None and head.content_length > self._max_body:

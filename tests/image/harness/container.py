@@ -102,7 +102,7 @@ def running(
     try:
         yield Container(engine, image, name, options=options, settings=settings or {}).wait_ready()
     finally:
-        engine.run("rm", "-f", name)
+        engine.run("rm", "-f", "-v", name)
 
 
 def free_ports(count: int) -> list[int]:
