@@ -12,6 +12,7 @@ from serving.config import Settings
 from serving.engine import bring_up, load_sessions
 from serving.ledger import Ledger
 from serving.local_pool import LocalPool
+from serving.memory import give_back
 from serving.run_folder import STOCK
 
 IDLE_S = 10.0
@@ -100,6 +101,7 @@ class Shelf:
                 if time.monotonic() - kept.used_s > IDLE_S:
                     del self._kept[key]
                     self._pool.drop(key)
+                    await asyncio.to_thread(give_back)
                     log.info("unloaded", extra={"model": key})
 
     def _at_start(self) -> tuple[Artifact, ...]:

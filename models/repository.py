@@ -23,6 +23,7 @@ from models.manifest import (
     Variant,
     describe,
     read_manifest,
+    sha256_of,
 )
 from models.session import ModelLoadError, Session
 
@@ -58,7 +59,11 @@ class Artifact:
         """Every file is what the manifest says. Raises `ManifestError`."""
         for variant in self.family.variants:
             if variant.file:
-                self.read(variant)
+                path = self.path_of(variant)
+                try:
+                    _require_digest(path, sha256_of(path), variant)
+                except OSError as error:
+                    raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
 
     def path_of(self, variant: Variant) -> Path:
         """Where a variant's ONNX file lies."""
@@ -71,12 +76,7 @@ class Artifact:
             content = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
-        digest = _sha256(content)
-        if digest != variant.sha256:
-            raise ManifestError(
-                f"{path}: SHA-256 is {digest[:12]}..., the manifest says {variant.sha256[:12]}...: "
-                "the file is damaged or was changed after the manifest was written"
-            )
+        _require_digest(path, _sha256(content), variant)
         return content
 
     def load(self, variant: Variant) -> Session:
@@ -230,6 +230,14 @@ def require_agreement(where: str, promised: tuple[TensorSpec, ...], found: tuple
     if where.endswith("input") and len(graph) > len(promised):
         raise ManifestError(
             f"{where}s in the graph that the manifest does not name: {set(graph) - {s.name for s in promised}}"
+        )
+
+
+def _require_digest(path: Path, digest: str, variant: Variant) -> None:
+    if digest != variant.sha256:
+        raise ManifestError(
+            f"{path}: SHA-256 is {digest[:12]}..., the manifest says {variant.sha256[:12]}...: "
+            "the file is damaged or was changed after the manifest was written"
         )
 
 

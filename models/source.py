@@ -19,7 +19,7 @@ import fsspec
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from models.manifest import MANIFEST_NAME, NAME_PATTERN, Family, ManifestError, describe
+from models.manifest import MANIFEST_NAME, NAME_PATTERN, Family, ManifestError, describe, sha256_of
 from models.place import is_url
 from models.repository import PLAIN_MODEL, RepositoryError
 
@@ -219,7 +219,7 @@ class RemoteSource:
             raise ManifestError(
                 f"{remote}: has {have} bytes, should have {size}: it is still being written, or damaged"
             )
-        if have > size or (sha256 is not None and _sha256(local) != sha256):
+        if have > size or (sha256 is not None and sha256_of(local) != sha256):
             local.unlink()
             raise ManifestError(f"{remote}: is not what the manifest says: still being written, or damaged")
 
@@ -302,8 +302,3 @@ def _put(staging: Path, target: Path) -> None:
         target.rename(old)
         shutil.rmtree(old, ignore_errors=True)
     staging.rename(target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

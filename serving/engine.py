@@ -11,6 +11,7 @@ from models.repository import Artifact
 from models.runner import Runner, open_variants
 from serving.config import Settings
 from serving.local_pool import LocalPool
+from serving.memory import give_back
 from serving.ports import VariantBackend
 
 Profiles = Mapping[str, dict[str, LatencyProfile]]
@@ -60,6 +61,7 @@ class LocalEngine:
     async def drop(self, key: str) -> None:
         """See `Engine.drop`."""
         self.backend.drop(key)
+        await asyncio.to_thread(give_back)
 
     def _load(self, artifact: Artifact, progress: Progress, beside_traffic: bool) -> dict[str, LatencyProfile]:
         sessions, profiles = bring_up(self._settings, artifact, progress, beside_traffic=beside_traffic)
