@@ -270,8 +270,8 @@ class AutoscalingSettings(_Section):
     """Most replicas after a scale-out, as a multiple of those before; one more is always allowed."""
     down_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 120.0
     """How long fewer replicas must have been enough before any are stopped, seconds."""
-    down_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
-    """Least time between two scale-ins, seconds."""
+    down_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 15.0
+    """Least time between two scale-ins, seconds: what it takes to see that one was too much."""
     max_down_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Most of the replicas stopped at once, as a share; one is always allowed."""
     models: Annotated[dict[str, ModelScaling], BeforeValidator(_table)] = Field(default_factory=dict)

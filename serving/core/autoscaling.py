@@ -64,7 +64,7 @@ class ScalingRules:
     """Most replicas of a scale-out, as a multiple of the present ones; one more is always allowed."""
     down_delay_s: float = 120.0
     """How long fewer must have been enough before any are given back."""
-    down_cooldown_s: float = 30.0
+    down_cooldown_s: float = 15.0
     """Least time between two scale-ins."""
     max_down_share: float = 0.5
     """Most of the replicas given back at once, as a share; one is always allowed."""
@@ -139,7 +139,7 @@ class Autoscaler:
                     up, "missing_accuracy" if missing else "demand", needed, self._correction,
                     hurt[0] if missing else heaviest,
                 )  # fmt: skip
-        elif not hurt and (down := self._fewer(now_s, signals, workers, running, target)) < target:
+        elif (down := self._fewer(now_s, signals, workers, target, hurt=bool(hurt))) < target:
             self._down_s = now_s
             return Wanted(down, "calm", needed, self._correction, heaviest)
         return Wanted(target, "steady", needed, self._correction, heaviest)
@@ -171,12 +171,19 @@ class Autoscaler:
         self._correction = wanted
         return True
 
-    def _fewer(self, now_s: float, signals: ReplicaSignals, workers: float, running: int, target: int) -> int:
-        """Replicas that would have done during the whole delay; `target` where none can go now."""
+    def _fewer(self, now_s: float, signals: ReplicaSignals, workers: float, target: int, *, hurt: bool) -> int:
+        """Replicas that would have done during the whole delay; `target` where none can go now.
+
+        Callers who lose something keep the replicas there are, but for those that no correction could call for: what
+        hurts then is not the load.
+        """
         rules = self.rules
         most = self._highest.value(now_s)
-        if most is None or running > target or now_s - self._down_s < rules.down_cooldown_s:
+        draining = self._counts is not None and self._counts[0] > target
+        if most is None or draining or now_s - self._down_s < rules.down_cooldown_s:
             return target
+        if hurt:
+            most *= MOST_CORRECTION / self._correction
         enough = max(ceil(most - ROUNDING), ceil(signals.busy / (MOST_BUSY * workers) - ROUNDING), rules.min_replicas)
         return max(enough, target - max(1, floor(target * rules.max_down_share)))
 
@@ -188,7 +195,7 @@ def _workers(model: ModelSignals, targets: ModelTargets, window_s: float) -> flo
     at once and the noise of a quiet stream is not.
     """
     demand = max(model.demand, model.demand_now) if _hurts(model, targets) else model.demand
-    return (demand + model.queued_s / window_s) / targets.target_busy
+    return (demand + model.backlog_s / window_s) / targets.target_busy
 
 
 def _hurts(model: ModelSignals, targets: ModelTargets) -> bool:

@@ -18,6 +18,8 @@ FAST = 4.0
 FILLING = 0.125
 """Share of a budget that a batch may take to fill, as the look-ahead policy has it: it sets what a row costs."""
 
+NOBODY = 0.01
+"""Rows a second below which nobody is there to lose anything."""
 PRIOR_S = 0.05
 """So many seconds of batches that took what was to be expected are believed in besides those seen."""
 
@@ -44,6 +46,8 @@ class ModelSignals:
     """The same over the fast window."""
     queued_s: float = 0.0
     """Worker time that the rows waiting would take at the accuracy wanted."""
+    backlog_s: float = 0.0
+    """The part of it that came before the slow window, so that demand knows nothing of it: where budgets are long."""
     attainment: float = 1.0
     """Share of rows answered in time, of those that ended in the fast window; failures of other kinds left out."""
     accuracy_forgone: float = 0.0
@@ -104,29 +108,35 @@ class Demand:
 
     def read(self, now_s: float, around: Surroundings, queue_rows: int = 0) -> ModelSignals:
         """The signals now; what was counted since the last reading enters the windows. Read about once a second."""
-        rows = sum(self._arrived.values())
-        if self._read_at_s is not None:
-            elapsed_s = now_s - self._read_at_s
-            prices = self._prices(around, rows / elapsed_s if elapsed_s > 0 else 0.0)
-            work_s = sum(count * self._wanted_price(kind, prices) for kind, count in self._arrived.items())
-            for window in (self._slow, self._fast):
-                window.add(elapsed_s, rows, work_s, self._ended, self._met, self._forgone)
-            for times in self._times:
-                times.fade(exp(-elapsed_s / self._window_s))
-        # What came before the first reading has no time it belongs to.
+        elapsed_s = 0.0 if self._read_at_s is None else now_s - self._read_at_s
         self._read_at_s = now_s
+        if elapsed_s > 0:
+            self._enter(elapsed_s, around)
+        # What came before the first reading has no time it belongs to.
         self._arrived.clear()
         self._ended = self._met = 0
         self._forgone = 0.0
         slow, fast = self._slow, self._fast
+        row_s = slow.work / slow.rows if slow.rows else 0.0
         return ModelSignals(
-            rows_per_s=slow.rate(slow.rows),
-            demand=slow.rate(slow.work_s),
-            demand_now=fast.rate(fast.work_s),
-            queued_s=queue_rows * slow.work_s / slow.rows if slow.rows else 0.0,
-            attainment=fast.met / fast.ended if fast.ended >= 1 else 1.0,
-            accuracy_forgone=fast.forgone / fast.ended if fast.ended >= 1 else 0.0,
+            rows_per_s=slow.rows,
+            demand=slow.work,
+            demand_now=fast.work,
+            queued_s=queue_rows * row_s,
+            backlog_s=max(0.0, queue_rows - slow.rows * self._window_s) * row_s,
+            attainment=min(1.0, fast.met / fast.ended) if fast.ended > NOBODY else 1.0,
+            accuracy_forgone=fast.forgone / fast.ended if fast.ended > NOBODY else 0.0,
         )
+
+    def _enter(self, elapsed_s: float, around: Surroundings) -> None:
+        """Let what was counted enter the windows."""
+        rows = sum(self._arrived.values())
+        prices = self._prices(around, rows / elapsed_s)
+        work_s = sum(count * self._wanted_price(kind, prices) for kind, count in self._arrived.items())
+        for window in (self._slow, self._fast):
+            window.add(elapsed_s, rows, work_s, self._ended, self._met, self._forgone)
+        for times in self._times:
+            times.fade(exp(-elapsed_s / self._window_s))
 
     def _prices(self, around: Surroundings, rows_per_s: float) -> list[float]:
         """Worker-seconds a row of each variant, in batches as there are rows to fill them with.
@@ -182,28 +192,26 @@ class _Times:
 
 
 class _Window:
-    """Sums over about the last `constant_s`, fading exponentially."""
+    """Means a second over about the last `constant_s`, exponentially weighted.
 
-    __slots__ = ("_constant_s", "_watched_s", "ended", "forgone", "met", "rows", "work_s")
+    They begin at nothing and rise, as those of other replicas fall: when requests move from one replica to another,
+    the sum over replicas stays what it is.
+    """
+
+    __slots__ = ("_constant_s", "ended", "forgone", "met", "rows", "work")
 
     def __init__(self, constant_s: float) -> None:
         self._constant_s = constant_s
-        self._watched_s = 0.0
-        self.rows = self.work_s = self.ended = self.met = self.forgone = 0.0
+        self.rows = self.work = self.ended = self.met = self.forgone = 0.0
 
     def add(self, elapsed_s: float, rows: int, work_s: float, ended: int, met: int, forgone: float) -> None:
-        """What was counted during the last `elapsed_s`."""
-        kept = exp(-elapsed_s / self._constant_s)
-        self._watched_s = self._watched_s * kept + elapsed_s
-        self.rows = self.rows * kept + rows
-        self.work_s = self.work_s * kept + work_s
-        self.ended = self.ended * kept + ended
-        self.met = self.met * kept + met
-        self.forgone = self.forgone * kept + forgone
-
-    def rate(self, total: float) -> float:
-        """One of the sums a second; over what was watched where that is less than the window."""
-        return total / self._watched_s if self._watched_s else 0.0
+        """What was counted during the last `elapsed_s` (> 0)."""
+        weight = 1 - exp(-elapsed_s / self._constant_s)
+        self.rows += weight * (rows / elapsed_s - self.rows)
+        self.work += weight * (work_s / elapsed_s - self.work)
+        self.ended += weight * (ended / elapsed_s - self.ended)
+        self.met += weight * (met / elapsed_s - self.met)
+        self.forgone += weight * (forgone / elapsed_s - self.forgone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +266,7 @@ def sum_of(models: "list[ModelSignals]") -> ModelSignals:
         demand=sum(model.demand for model in models),
         demand_now=sum(model.demand_now for model in models),
         queued_s=sum(model.queued_s for model in models),
+        backlog_s=sum(model.backlog_s for model in models),
         attainment=sum(share * model.attainment for share, model in weighed),
         accuracy_forgone=sum(share * model.accuracy_forgone for share, model in weighed),
     )

@@ -138,7 +138,7 @@ def test_the_workers_of_a_replica_share_the_cores(monkeypatch: pytest.MonkeyPatc
     assert (of().thread_workers(), of().worker_replicas()) == (5, 5)
     assert of(replicas=2).thread_workers() == 2
     assert of(replicas=9).thread_workers() == 1
-    assert of(replicas=9, replicas_per_node=1).thread_workers() == 5, 'on a cluster they share a node with nobody'
+    assert of(replicas=9, replicas_per_node=1).thread_workers() == 5, "on a cluster they share a node with nobody"
     assert (of(workers=3, replicas=2).thread_workers(), of(workers=3).worker_replicas()) == (3, 3)
 
 
@@ -207,3 +207,47 @@ def test_versions_are_checked_when_they_are_read() -> None:
     assert load_settings(environ={"GEARSHIFT_MODELS__VERSIONS": "latest:3"}).models.versions == "latest:3"
     assert "latest:N" in error_of(models={"versions": "newest"})
     assert "models.control: " in error_of(models={"control": "now and then"})
+
+
+def test_without_autoscaling_there_are_as_many_replicas_as_were_asked_for() -> None:
+    assert load_settings(environ={}).autoscaling.max_replicas == 0
+
+
+def test_a_model_has_targets_of_its_own_and_the_section_s_for_the_rest(tmp_path: Path) -> None:
+    file = toml(
+        tmp_path,
+        "[autoscaling]\nmax_replicas = 4\nwindow_s = 5\n[autoscaling.models.quiet]\nmax_accuracy_forgone = 0.02\n",
+    )
+    found = load_settings(file, {}).autoscaling
+    rules = found.rules(2)
+    assert (rules.min_replicas, rules.max_replicas) == (2, 4)
+    assert rules.of("quiet").max_accuracy_forgone == found.demand("quiet").tolerance == 0.02
+    assert rules.of("quiet").target_busy == rules.of("other").target_busy == 0.7
+    assert found.demand("other").tolerance == rules.of("other").max_accuracy_forgone == 0.005
+    assert rules.window_s == found.demand("other").window_s == 5.0
+
+
+def test_targets_of_models_may_come_from_the_environment_as_json() -> None:
+    variables = {
+        "GEARSHIFT_AUTOSCALING__MAX_REPLICAS": "3",
+        "GEARSHIFT_AUTOSCALING__MODELS": '{"m": {"target_busy": 0.5}}',
+    }
+    assert load_settings(environ=variables).autoscaling.rules(1).of("m").target_busy == 0.5
+    assert "autoscaling.models" in error_of(environ={"GEARSHIFT_AUTOSCALING__MODELS": "{"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_replicas": 2}, "min_replicas needs max_replicas"),
+        ({"min_replicas": 3, "max_replicas": 2}, "max_replicas is below min_replicas"),
+        ({"max_replicas": 2, "target_busy": 0.0}, "target_busy"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:
+    assert message in error_of(autoscaling=values)
+
+
+def test_colocated_replicas_that_may_come_have_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "usable_cores", lambda: 8)
+    assert load_settings(environ={}, overrides={"autoscaling": {"max_replicas": 4}}).thread_workers() == 2
