@@ -1,6 +1,7 @@
-"""Which tensors of a family a request names: each input once, outputs at will. The same texts for every transport."""
+"""Which tensors of a family a request names: each input once, outputs at will. The same texts for every transport;
+where Triton has words for an error, they begin with its."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from models.manifest import Family, TensorSpec
 from serving.codec.shapes import expected_names, show_text
@@ -14,19 +15,22 @@ def input_spec(family: Family, specs: Specs, name: str, seen: Container[str]) ->
     spec = specs.get(name)
     if spec is None:
         raise InvalidRequest(
-            f"unknown input '{show_text(name)}': model '{family.name}' expects: {expected_names(family.inputs)}"
+            f"unexpected inference input '{show_text(name)}' for model '{family.name}': it expects "
+            f"{expected_names(family.inputs)}"
         )
     if name in seen:
-        raise InvalidRequest(f"input '{name}' is given twice")
+        raise InvalidRequest(f"input '{name}' already exists in request")
     return spec
 
 
 def require_all(family: Family, specs: Specs, seen: Container[str]) -> None:
-    """Raise `InvalidRequest` that names an input the request does not give."""
-    missing = next((name for name in specs if name not in seen), None)
-    if missing is not None:
+    """Raise `InvalidRequest` that names the inputs the request does not give."""
+    missing = [name for name in specs if name not in seen]
+    if missing:
+        given = [name for name in specs if name in seen]
         raise InvalidRequest(
-            f"missing input '{missing}': model '{family.name}' expects: {expected_names(family.inputs)}"
+            f"expected {len(specs)} inputs but got {len(given)} inputs for model '{family.name}'. Got input(s) "
+            f"{_quoted(given)}, but missing required input(s) {_quoted(missing)}. Please provide all required input(s)."
         )
 
 
@@ -37,7 +41,8 @@ def output_spec(
     spec = specs.get(name)
     if spec is None:
         raise InvalidRequest(
-            f"unknown output '{show_text(name)}': model '{family.name}' answers with: {expected_names(family.outputs)}"
+            f"unexpected inference output '{show_text(name)}' for model '{family.name}': it answers with "
+            f"{expected_names(family.outputs)}"
         )
     if name in asked:
         raise InvalidRequest(f"output '{name}' is asked for twice")
@@ -46,3 +51,7 @@ def output_spec(
     if classification and spec.datatype in ("BYTES", "BOOL"):
         raise InvalidRequest(f"output '{name}': classification needs scores, not {spec.datatype}")
     return spec
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return f"[{','.join(repr(name) for name in names)}]"

@@ -96,9 +96,9 @@ def _match(raw_inputs: Sequence[RawInput], family: Family, limits: CodecLimits) 
     for raw in raw_inputs:
         spec = input_spec(family, specs, raw.name, seen)
         seen.add(raw.name)
-        check_datatype(spec, raw.datatype)
+        check_datatype(family.name, spec, raw.datatype)
         shape = envelope.read_shape(raw, limits)
-        tensors.append(_Tensor(spec, raw, shape, check_shape(spec, shape)))
+        tensors.append(_Tensor(spec, raw, shape, check_shape(family.name, spec, shape)))
     require_all(family, specs, seen)
     return tensors
 
@@ -185,7 +185,7 @@ def _decode_raw(body: bytes, family: Family, limits: CodecLimits) -> InferReques
         body = len(body).to_bytes(4, "little") + body
     else:
         shape = _shape_of_raw(spec, len(body), wire.itemsize)
-    count = check_shape(spec, shape)
+    count = check_shape(family.name, spec, shape)
     if wire.kind == "text" and count != 1:
         raise InvalidRequest(f"input '{spec.name}': a raw body is one element, the shape needs {count}")
     rows = check_rows(family, [shape])

@@ -1,4 +1,6 @@
-"""Do the shapes of a request fit its family? The same answer for every transport."""
+"""Do the shapes of a request fit its family? The same answer for every transport, in Triton's words where it
+has any.
+"""
 
 import math
 from collections.abc import Collection, Sequence
@@ -27,13 +29,16 @@ def show_text(text: str) -> str:
     return text if len(text) <= 64 else f"{text[:64]}..."
 
 
-def check_datatype(spec: TensorSpec, datatype: str) -> None:
+def check_datatype(model: str, spec: TensorSpec, datatype: str) -> None:
     """Raise `InvalidRequest` unless the input has the datatype of its spec."""
     if datatype != spec.datatype:
-        raise InvalidRequest(f"input '{spec.name}': expected datatype {spec.datatype}, got {show_text(datatype)}")
+        raise InvalidRequest(
+            f"inference input '{spec.name}' data-type is '{show_text(datatype)}', but model '{model}' expects "
+            f"'{spec.datatype}'"
+        )
 
 
-def check_shape(spec: TensorSpec, shape: Sequence[int]) -> int:
+def check_shape(model: str, spec: TensorSpec, shape: Sequence[int]) -> int:
     """The number of elements of an input of that shape, as an exact integer.
 
     Raises `InvalidRequest` where a dimension is negative, huge, differs from a fixed one of the spec, or is above
@@ -50,7 +55,10 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> int:
         # A dimension of a wrong rank is not yet known to be small: only a few short ones are worth echoing.
         short = len(shape) <= 16 and all(abs(dim) <= MAX_DIM for dim in shape)
         got = show_shape(shape) if short else f"{len(shape)} dimensions"
-        raise InvalidRequest(f"input '{spec.name}': expected shape {show_shape(spec.shape)}, got {got}")
+        raise InvalidRequest(
+            f"unexpected shape for input '{spec.name}' for model '{model}'. "
+            f"Expected {show_shape(spec.shape)}, got {got}."
+        )
     if spec.padding is not None and shape[spec.padding.axis] > spec.padding.longest:
         raise InvalidRequest(
             f"input '{spec.name}': expected a length of at most {spec.padding.longest} (dimension "
@@ -75,6 +83,10 @@ def check_rows(family: Family, shapes: Collection[Sequence[int]]) -> int:
             f"inputs disagree on the number of rows (first dimension): {', '.join(map(str, sorted(found)))}"
         )
     (rows,) = found
-    if not 1 <= rows <= family.max_batch_rows:
+    if rows > family.max_batch_rows:
+        raise InvalidRequest(
+            f"inference request batch-size must be <= {family.max_batch_rows} for '{family.name}', got {rows} rows"
+        )
+    if rows < 1:
         raise InvalidRequest(f"expected 1 to {family.max_batch_rows} rows (first dimension) in one request, got {rows}")
     return rows

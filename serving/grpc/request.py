@@ -77,9 +77,9 @@ def decode_request(
     shapes: list[tuple[int, ...]] = []
     for place, tensor in enumerate(sent):
         spec = input_spec(family, specs, tensor.name, inputs)
-        check_datatype(spec, tensor.datatype)
+        check_datatype(family.name, spec, tensor.datatype)
         shape = tuple(tensor.shape)
-        count = check_shape(spec, shape)
+        count = check_shape(family.name, spec, shape)
         if tensor.parameters and "shared_memory_region" in tensor.parameters:
             raise InvalidRequest(f"input '{spec.name}': shared memory is not offered")
         if raw:

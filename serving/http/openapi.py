@@ -85,7 +85,7 @@ INFER: dict[str, Any] = {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        "400": _error("The request does not fit the model", "input 'image': expected shape [-1,28,28], got [1,28,27]"),
+        "400": _error("The request does not fit the model", "unexpected shape for input 'image' for model 'fashion'. Expected [-1,28,28], got [1,28,27]."),
         "404": _error("No such model, version or variant", "Request for unknown model: 'x' is not found"),
         "415": _error("A Content-Encoding that is not offered", "Content-Encoding: expected gzip, deflate or identity"),
         "413": _error("A size limit was passed", "the body is larger than 67108864 bytes"),

@@ -256,10 +256,11 @@ def check_error_texts(url):
 
         other = triton.InferInput("z", [1, 4], "FP32")
         other.set_data_from_numpy(np.ones((1, 4), np.float32))
-        refused(lambda: client.infer("scale", [other]), "unknown input 'z'", "x")
+        refused(lambda: client.infer("scale", [other]), "unexpected inference input 'z' for model 'scale'", "x")
 
         unknown = [triton.InferRequestedOutput("z")]
-        refused(lambda: client.infer("scale", [scale_input()], outputs=unknown), "unknown output 'z'")
+        wrong = "unexpected inference output 'z' for model 'scale'"
+        refused(lambda: client.infer("scale", [scale_input()], outputs=unknown), wrong)
 
         refused(lambda: client.infer("scale", [scale_input()], parameters={"variant": "huge"}), "no variant 'huge'")
         refused(lambda: client.load_model("scale"), "explicit model load / unload is not allowed")

@@ -12,6 +12,11 @@ from serving.codec.limits import CodecLimits
 from serving.codec.request import RequestedOutput
 from serving.core.errors import InvalidRequest, PayloadTooLarge
 
+MISSHAPEN = "unexpected shape for input 'image' for model 'fashion'. Expected [-1,28,28], got"
+TOO_FEW = "expected 4 inputs but got 0 inputs for model 'fashion'. Got input(s)"
+ALL_PLEASE = "Please provide all required input(s)."
+TOO_MANY = "inference request batch-size must be <= 256 for 'fashion', got"
+
 
 @pytest.fixture(scope="module")
 def image(wire: Any) -> Any:
@@ -111,20 +116,20 @@ def test_outputs_and_their_form(wire: Any, mixed: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"name": "x"}, "unknown input 'x': model 'fashion' expects: image"),
-        ({"name": "x" * 99}, f"unknown input '{'x' * 64}...': model 'fashion' expects: image"),
-        ({"datatype": "FP32"}, "input 'image': expected datatype UINT8, got FP32"),
-        ({"datatype": "uint8"}, "input 'image': expected datatype UINT8, got uint8"),
-        ({"shape": [1, 28, 27]}, "input 'image': expected shape [-1,28,28], got [1,28,27]"),
-        ({"shape": [28, 28]}, "input 'image': expected shape [-1,28,28], got [28,28]"),
-        ({"shape": []}, "input 'image': expected shape [-1,28,28], got []"),
-        ({"shape": [1] * 99}, "input 'image': expected shape [-1,28,28], got 99 dimensions"),
-        ({"shape": [10**99, 1]}, "input 'image': expected shape [-1,28,28], got 2 dimensions"),
+        ({"name": "x"}, "unexpected inference input 'x' for model 'fashion': it expects image"),
+        ({"name": "x" * 99}, f"unexpected inference input '{'x' * 64}...' for model 'fashion': it expects image"),
+        ({"datatype": "FP32"}, "inference input 'image' data-type is 'FP32', but model 'fashion' expects 'UINT8'"),
+        ({"datatype": "uint8"}, "inference input 'image' data-type is 'uint8', but model 'fashion' expects 'UINT8'"),
+        ({"shape": [1, 28, 27]}, f"{MISSHAPEN} [1,28,27]."),
+        ({"shape": [28, 28]}, f"{MISSHAPEN} [28,28]."),
+        ({"shape": []}, f"{MISSHAPEN} []."),
+        ({"shape": [1] * 99}, f"{MISSHAPEN} 99 dimensions."),
+        ({"shape": [10**99, 1]}, f"{MISSHAPEN} 2 dimensions."),
         ({"shape": [-1, 28, 28]}, "input 'image': each dimension must be from 0 to 2147483647"),
         ({"shape": [2**32, 28, 28]}, "input 'image': each dimension must be from 0 to 2147483647"),
-        ({"shape": [2**31 - 1, 28, 28]}, "expected 1 to 256 rows (first dimension) in one request, got 2147483647"),
+        ({"shape": [2**31 - 1, 28, 28]}, f"{TOO_MANY} 2147483647 rows"),
         ({"shape": [0, 28, 28]}, "expected 1 to 256 rows (first dimension) in one request, got 0"),
-        ({"shape": [257, 28, 28]}, "expected 1 to 256 rows (first dimension) in one request, got 257"),
+        ({"shape": [257, 28, 28]}, f"{TOO_MANY} 257 rows"),
         ({"shape": [1.0, 28, 28]}, "input 'image': shape: Expected `int`, got `float` - at `$[0]`"),
         ({"shape": [True, 28, 28]}, "input 'image': shape: Expected `int`, got `bool` - at `$[0]`"),
         ({"shape": None}, "input 'image': shape: Expected `array`, got `null`"),
@@ -149,7 +154,7 @@ def test_what_is_wrong_with_an_input(wire: Any, image: Any, changes: dict[str, A
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"outputs": [{"name": "q"}]}, "unknown output 'q': model 'fashion' answers with: y, z, t"),
+        ({"outputs": [{"name": "q"}]}, "unexpected inference output 'q' for model 'fashion': it answers with y, z, t"),
         ({"outputs": [{"name": "y"}, {"name": "y"}]}, "output 'y' is asked for twice"),
         ({"outputs": [{"name": "t", "parameters": {"classification": 1}}]},
          "output 't': classification needs scores, not BYTES"),
@@ -164,7 +169,7 @@ def test_what_is_wrong_with_an_input(wire: Any, image: Any, changes: dict[str, A
         ({"parameters": {"x": 2**64}}, "parameters: an integer beyond 64 bits"),
         ({"id": 7}, "request body: Expected `str | null`, got `int` - at `$.id`"),
         ({"inputs": 7}, "request body: Expected `array`, got `int` - at `$.inputs`"),
-        ({"inputs": []}, "missing input 'f': model 'fashion' expects: f, i, b, t"),
+        ({"inputs": []}, f"{TOO_FEW} [], but missing required input(s) ['f','i','b','t']. {ALL_PLEASE}"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_around_the_inputs(wire: Any, mixed: Any, more: dict[str, Any], text: str) -> None:
@@ -175,8 +180,11 @@ def test_what_is_wrong_around_the_inputs(wire: Any, mixed: Any, more: dict[str, 
 
 def test_inputs_are_given_once_and_all(wire: Any, mixed: Any) -> None:
     i, b = wire.tensor("i", "INT64", [1], [1]), wire.tensor("b", "BOOL", [1], [True])
-    assert refusal(wire, wire.body(i, b, i), mixed) == "input 'i' is given twice"
-    assert refusal(wire, wire.body(i, b), mixed) == "missing input 'f': model 'fashion' expects: f, i, b, t"
+    assert refusal(wire, wire.body(i, b, i), mixed) == "input 'i' already exists in request"
+    assert refusal(wire, wire.body(i, b), mixed) == (
+        "expected 4 inputs but got 2 inputs for model 'fashion'. Got input(s) ['i','b'], but missing required input(s) "
+        f"['f','t']. {ALL_PLEASE}"
+    )
 
 
 def test_inputs_agree_on_rows(wire: Any) -> None:
@@ -190,7 +198,7 @@ def test_a_family_that_cannot_be_batched_is_one_row(wire: Any) -> None:
     assert wire.decode(wire.body(wire.tensor("x", "FP32", [3, 2], [0.5] * 6)), fixed).rows == 1
     empty = wire.decode(wire.body(wire.tensor("x", "FP32", [3, 0], [])), fixed)
     assert empty.inputs["x"].shape == (3, 0)
-    assert "expected shape [3,-1]" in refusal(wire, wire.body(wire.tensor("x", "FP32", [2, 1], [1, 2])), fixed)
+    assert "Expected [3,-1], got [2,1]" in refusal(wire, wire.body(wire.tensor("x", "FP32", [2, 1], [1, 2])), fixed)
 
 
 def test_free_axes_behind_the_rows_may_be_empty_but_not_absurd(wire: Any) -> None:

@@ -115,12 +115,12 @@ def wrong(change: str) -> pb.ModelInferRequest:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ("t.name = 'z'", "unknown input 'z': model 'm' expects: x0"),
-        ("del m.inputs[:]; del m.raw_input_contents[:]", "missing input 'x0': model 'm' expects: x0"),
-        ("m.inputs.add().CopyFrom(t); m.raw_input_contents.append(b'')", "input 'x0' is given twice"),
-        ("t.datatype = 'INT8'", "input 'x0': expected datatype FP32, got INT8"),
+        ("t.name = 'z'", "unexpected inference input 'z' for model 'm': it expects x0"),
+        ("del m.inputs[:]; del m.raw_input_contents[:]", "missing required input(s) ['x0'"),
+        ("m.inputs.add().CopyFrom(t); m.raw_input_contents.append(b'')", "input 'x0' already exists in request"),
+        ("t.datatype = 'INT8'", "inference input 'x0' data-type is 'INT8', but model 'm' expects 'FP32'"),
         ("t.shape[0] = 3", "input 'x0': expected 24 bytes for shape [3,2] of FP32, got 8"),
-        ("t.shape.append(1)", "input 'x0': expected shape [-1,-1], got [1,2,1]"),
+        ("t.shape.append(1)", "unexpected shape for input 'x0' for model 'm'. Expected [-1,-1], got [1,2,1]."),
         ("t.shape[0] = -1", "input 'x0': each dimension must be from 0 to 2147483647"),
         ("t.shape[0] = 2**40", "input 'x0': each dimension must be from 0 to 2147483647"),
         ("t.shape[0] = 0; m.raw_input_contents[0] = b''", "expected 1 to 256 rows"),
@@ -132,7 +132,7 @@ def wrong(change: str) -> pb.ModelInferRequest:
             "input 'x0': expected fp32_contents for FP32, got int_contents",
         ),
         ("t.parameters['shared_memory_region'].string_param = 'r'", "input 'x0': shared memory is not offered"),
-        ("m.outputs.add(name='z')", "unknown output 'z': model 'm' answers with: y"),
+        ("m.outputs.add(name='z')", "unexpected inference output 'z' for model 'm': it answers with y"),
         ("m.outputs.add(name='y'); m.outputs.add(name='y')", "output 'y' is asked for twice"),
         (
             "m.outputs.add(name='y').parameters['classification'].string_param = 'a'",

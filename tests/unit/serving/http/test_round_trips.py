@@ -25,7 +25,7 @@ from tests.support.gateways import PROFILES
 JSON_TYPES = [name for name, wire in WIRE_TYPES.items() if wire.kind != "bits"]
 FLOATS = ["FP16", "FP32", "FP64"]
 BINARY = {"parameters": {"binary_data_output": True}}
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def mirror(datatype: str) -> Family:
