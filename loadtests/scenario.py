@@ -27,6 +27,7 @@ from pydantic import (
 
 from loadtests.arrivals import Phase
 from models.manifest import Fraction, Name, PositiveMs, Prefer
+from serving.core.autoscaling import ModelTargets, ScalingRules
 from serving.core.budget import RequestBudget
 
 SHARE_TOLERANCE = 1e-6
@@ -84,6 +85,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
+Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -263,6 +265,46 @@ class FleetEntry(_Strict):
         return self.workers * self.gateways if self.topology == "colocated" else self.workers
 
 
+class AutoscalingEntry(_Strict):
+    """How gateways are added and taken away: as `autoscaling.*` in the settings of a live server."""
+
+    min_replicas: Count = 1
+    max_replicas: Count
+    start_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
+    """From the wish for a gateway to its first request."""
+    target_busy: Annotated[float, Field(gt=0, le=1)] = 0.7
+    max_accuracy_forgone: Annotated[float, Field(ge=0, le=1)] = 0.005
+    min_attainment: Annotated[float, Field(ge=0, le=1)] = 0.99
+    window_s: Seconds = 10.0
+    up_delay_s: Delay = 3.0
+    up_cooldown_s: Delay = 5.0
+    max_up_factor: Annotated[float, Field(ge=1, le=1024)] = 4.0
+    down_delay_s: Delay = 120.0
+    down_cooldown_s: Delay = 15.0
+    max_down_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas is below min_replicas")
+        return self
+
+    def rules(self) -> ScalingRules:
+        """For the control law."""
+        return ScalingRules(
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            up_delay_s=self.up_delay_s,
+            up_cooldown_s=self.up_cooldown_s,
+            max_up_factor=self.max_up_factor,
+            down_delay_s=self.down_delay_s,
+            down_cooldown_s=self.down_cooldown_s,
+            max_down_share=self.max_down_share,
+            window_s=self.window_s,
+            targets=ModelTargets(self.target_busy, self.max_accuracy_forgone, self.min_attainment),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One arrival process and the classes among which its requests are drawn."""
@@ -293,6 +335,8 @@ class Scenario(_Strict):
     arrivals: Arrivals | None = None
     classes: Annotated[tuple[RequestClass, ...], Field(strict=False, min_length=1)]
     fleet: FleetEntry = FleetEntry()
+    autoscaling: AutoscalingEntry | None = None
+    """Then `fleet.gateways` is what there is at the start, and each gateway is a machine of its own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -308,6 +352,8 @@ class Scenario(_Strict):
             raise ValueError("give 'duration_s' or 'requests', not both")
         if self.requests is None and not self.end_s:
             raise ValueError("the end is missing: give 'duration_s' or 'requests', or arrivals with phases")
+        if self.autoscaling is not None and self.fleet.topology == "split":
+            raise ValueError("autoscaling is simulated for topology = 'colocated' only")
         traces = [isinstance(stream.arrivals, TraceArrivals) for stream in self.streams()]
         if self.requests is None and self.end_s == inf and not all(traces):
             raise ValueError("other arrivals go on after the trace: give 'duration_s' or 'requests'")

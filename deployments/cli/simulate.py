@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from deployments.cli.common import ModelsOption, err
+from deployments.cli.simulate_scaling import show_scaling, study_scaling
 from deployments.cli.simulate_tables import cell_table, group_table
 from loadtests.arrivals import TraceError
+from loadtests.crew import CrewError
 from loadtests.durations import DurationsError
-from loadtests.scenario import ScenarioError
+from loadtests.scenario import Scenario, ScenarioError, read_scenario
 from loadtests.simulation.events import SimulationError
+from loadtests.simulation.scalers import ScalerError
 from loadtests.studies.cells import GRIDS
 from loadtests.studies.document import Study, write_json
 from loadtests.studies.journal import Journal, JournalError
@@ -59,6 +62,13 @@ def simulate(
     overhead: Annotated[
         bool, typer.Option("--overhead", help="Add the gateway's own time, as the durations file tells it.")
     ] = False,
+    scaler: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For a scenario with [autoscaling]: scaler to compare; repeat it. Default: ours and the usual ones.",
+            show_default=False,
+        ),
+    ] = None,
     durations: Annotated[
         list[Path] | None,
         typer.Option(help="Measured durations of a family; repeat it. Default: those shipped.", show_default=False),
@@ -87,6 +97,14 @@ def simulate(
         overhead=overhead,
     )
     try:
+        scaled = read_scenario(scenario) if scenario else None
+        if scaled is not None and scaled.autoscaling is not None:
+            if report is not None:
+                raise typer.BadParameter("a scenario with [autoscaling] has no --report: use --json")
+            _simulate_scaling(scaled, wanted, tuple(scaler or ()), json_file, jobs or usable_cores())
+            return
+        if scaler:
+            raise typer.BadParameter("--scaler needs a scenario with an [autoscaling] table")
         plan = plan_suite(suite, wanted) if suite else plan_scenario(scenario or Path(), wanted)
         journal = Journal(report / "runs.jsonl" if report else Path(f"{json_file}l")) if suite else None
         finished, complete = _run(plan, journal, jobs or usable_cores())
@@ -96,13 +114,26 @@ def simulate(
             study = Study(plan.title, command, complete, overhead, plan.provenance, results)
             _show(study)
             _write(study, json_file, report)
-    except (ScenarioError, TraceError, DurationsError, PolicyError) as error:
+    except (ScenarioError, TraceError, DurationsError, PolicyError, ScalerError) as error:
         _fail(str(error), 2)
-    except (StudyError, SimulationError, JournalError) as error:
+    except (StudyError, SimulationError, JournalError, CrewError) as error:
         _fail(str(error), 1)
     if not complete:
         err.print(f"stopped: {len(finished)} of {len(plan.tasks)} runs were finished", highlight=False)
         raise typer.Exit(INTERRUPTED)
+
+
+def _simulate_scaling(
+    scenario: Scenario, wanted: Wanted, scalers: tuple[str, ...], json_file: Path | None, jobs: int
+) -> None:
+    """Scalers instead of policies; replicas start and stop in seconds, so that nothing can be shortened."""
+    if wanted.policies or wanted.requests or wanted.overhead:
+        raise typer.BadParameter("a scenario with [autoscaling] takes --scaler, --seeds, --no-noise and --json only")
+    study = study_scaling(scenario, wanted, scalers, shlex.join(["gearshift", *sys.argv[1:]]), jobs)
+    try:
+        show_scaling(study, Console(width=None if sys.stdout.isatty() else WIDTH), json_file)
+    except OSError as error:
+        _fail(f"{error.filename}: the results cannot be written: {error.strerror}", 1)
 
 
 def _check(scenario: Path | None, suite: str | None, json_file: Path | None, report: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtests.durations import Sampler, uniforms
 from loadtests.simulation.gateway import Gateway, open_gateways
-from loadtests.simulation.pool import Batch
+from loadtests.simulation.pool import Batch, Pool
 from loadtests.simulation.records import CODE, Records
 from loadtests.simulation.served import Eligibilities, Served
 from loadtests.simulation.setting import Assumptions, Fleet
@@ -54,6 +54,8 @@ class Simulation:
             for number, family in enumerate(self._served)
         ]
         self._gateways = open_gateways(self._served, fleet, policy, assumptions, seed)
+        self._open = self._gateways
+        """Those that take requests."""
         self._at_random = uniforms(seed, stream=1)
         overhead = assumptions.overhead
         self._parse_s, self._hand_off_s = overhead.parse_us / 1e6, overhead.hand_off_us / 1e6
@@ -62,7 +64,6 @@ class Simulation:
         self._serial = 0
         self._now_s = 0.0
         self.ended_s = 0.0
-        self._busy = 0
         self.kinds: dict[str, int] = {}
         self.records = Records()
         self._moved: dict[Gateway, None] = {}
@@ -116,7 +117,7 @@ class Simulation:
             size_bytes=rows * self._served[model].row_bytes,
             payload=number,
         )
-        gateways = self._gateways
+        gateways = self._open
         gateway = gateways[0] if len(gateways) == 1 else gateways[int(next(self._at_random) * len(gateways))]
         if not self._parse_s:
             self._offer(gateway, model, request)
@@ -186,6 +187,7 @@ class Simulation:
                     if not requests:
                         raise SimulationError("an empty Expire would be decided for ever")
                     for request in requests:
+                        scheduler.ended(request, None)
                         self.records.ended(request.payload, _EXPIRED)
                 case Wait(until_s):
                     return until_s
@@ -212,20 +214,22 @@ class Simulation:
             self._reach(batch)
 
     def _reach(self, batch: Batch) -> None:
-        if self._gateways[batch.gateway].pool.put(batch):
-            self._busy += 1
-            self._begin(batch)
+        pool = self._gateways[batch.gateway].pool
+        if pool.put(batch):
+            pool.host.busy += 1
+            self._begin(batch, pool)
 
-    def _begin(self, batch: Batch) -> None:
-        batch.service_s = self._samplers[batch.model].draw(batch.variant, batch.rows, self._busy)
+    def _begin(self, batch: Batch, pool: Pool) -> None:
+        batch.service_s = self._samplers[batch.model].draw(batch.variant, batch.rows, pool.host.busy)
         self._at(self._now_s + batch.service_s, _DONE, batch)
 
     def _done(self, batch: Batch) -> None:
-        after = self._gateways[batch.gateway].pool.done(batch.worker)
+        pool = self._gateways[batch.gateway].pool
+        after = pool.done(batch.worker)
         if after is None:
-            self._busy -= 1
+            pool.host.busy -= 1
         else:
-            self._begin(after)
+            self._begin(after, pool)
         if self._travel_s:
             self._at(self._now_s + self._travel_s, _BACK, batch)
         else:
@@ -247,6 +251,7 @@ class Simulation:
         for request in batch.requests:
             answered_s += render_s
             met = answered_s <= request.deadline_s + TOLERANCE_S
+            scheduler.ended(request, batch.variant if met else None)
             records.ended(request.payload, _MET if met else _LATE, batch.variant, answered_s - request.arrival_s)
             scheduler.observe_overhead(answered_s - spent_s)
         if render_s:

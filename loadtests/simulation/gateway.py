@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from math import inf
 
 from loadtests.durations import uniforms
-from loadtests.simulation.pool import Booked, Pool, TwoChoices
+from loadtests.simulation.pool import Booked, Host, Pool, TwoChoices
 from loadtests.simulation.served import Served
 from loadtests.simulation.setting import Assumptions, Fleet
+from serving.core.demand import DemandOptions
 from serving.core.policies.registry import NamedPolicy
 from serving.core.scheduler import Scheduler, SchedulerOptions
 from serving.core.workers import Workers, fair_share
@@ -45,21 +46,30 @@ def open_gateways(
     served: Sequence[Served], fleet: Fleet, policy: NamedPolicy, assumptions: Assumptions, seed: int
 ) -> list[Gateway]:
     """The gateways of a fleet, each with a scheduler for every model. Raises `PolicyError`."""
+    host = Host()
+    shared = Pool(fleet.workers, host)
+    route = TwoChoices(fleet.gateways, fleet.workers, fleet.staleness_s, uniforms(seed, stream=2))
+    gateways = []
+    for number in range(fleet.gateways):
+        schedulers = open_schedulers(served, policy, assumptions)
+        share = fair_share(fleet.workers, fleet.gateways) if fleet.split else fleet.workers
+        workers = Workers(share, SPLIT_DEPTH if fleet.split else 1)
+        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers, host))
+        if fleet.split:
+            gateway.route = route
+        gateways.append(gateway)
+    return gateways
+
+
+def open_schedulers(
+    served: Sequence[Served], policy: NamedPolicy, assumptions: Assumptions, demand: DemandOptions | None = None
+) -> list[Scheduler]:
+    """A gateway's schedulers, one for each model. Raises `PolicyError`."""
     options = SchedulerOptions(
         assumptions.max_queue_bytes,
         assumptions.plan_quantile,
         assumptions.batch_overhead_s,
         admission=policy.admission,
+        demand=demand or DemandOptions(),
     )
-    shared = Pool(fleet.workers)
-    route = TwoChoices(fleet.gateways, fleet.workers, fleet.staleness_s, uniforms(seed, stream=2))
-    gateways = []
-    for number in range(fleet.gateways):
-        schedulers = [Scheduler(family.variants, policy.make, options) for family in served]
-        share = fair_share(fleet.workers, fleet.gateways) if fleet.split else fleet.workers
-        workers = Workers(share, SPLIT_DEPTH if fleet.split else 1)
-        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers))
-        if fleet.split:
-            gateway.route = route
-        gateways.append(gateway)
-    return gateways
+    return [Scheduler(family.variants, policy.make, options) for family in served]

@@ -24,11 +24,22 @@ class Batch:
     service_s: float = 0.0
 
 
+class Host:
+    """A machine: its workers slow each other down."""
+
+    __slots__ = ("busy",)
+
+    def __init__(self) -> None:
+        self.busy = 0
+        """Workers that run a batch."""
+
+
 class Pool:
     """Workers shared by the gateways that may send to them."""
 
-    def __init__(self, count: int) -> None:
-        """`count` workers (>= 1)."""
+    def __init__(self, count: int, host: Host) -> None:
+        """`count` workers (>= 1) of one machine."""
+        self.host = host
         self.waiting: list[deque[Batch]] = [deque() for _ in range(count)]
         """Batches of each worker; the first one is running."""
 

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from itertools import cycle
 
-from loadtests.simulation.pool import Batch, Booked, Pool, TwoChoices
+from loadtests.simulation.pool import Batch, Booked, Host, Pool, TwoChoices
 
 
 def batch(gateway: int = 0, booked: int = 0, worker: int = 0) -> Batch:
@@ -9,7 +9,7 @@ def batch(gateway: int = 0, booked: int = 0, worker: int = 0) -> Batch:
 
 
 def test_a_worker_runs_one_batch_at_a_time_in_the_order_they_came() -> None:
-    pool, first, second = Pool(2), batch(), batch()
+    pool, first, second = Pool(2, Host()), batch(), batch()
     assert pool.put(first)
     assert not pool.put(second)
     assert pool.put(batch(worker=1))
