@@ -21,7 +21,18 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 LABEL = re.compile(r"\[([^\]\s]+\.md)\]\(")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 CODE = re.compile(r"```.*?```", re.DOTALL)
-HOSTS = frozenset({"127.0.0.1:8000", "github.com", "keepachangelog.com", "semver.org"})
+HOSTS = frozenset(
+    {
+        "127.0.0.1:8000",
+        "github.com",
+        "keepachangelog.com",
+        "semver.org",
+        "www.w3.org",
+        "collector:4318",
+        "wiki.example",
+        "cloud.example",
+    }
+)
 """Whom pages may name. Registries and mirrors change with the place; how packages come is the reader's business."""
 ABSOLUTE = re.compile(r"(?<![\w.~*}/:-])/([a-z]+)/[\w.-]+")
 ROOTS = frozenset({"v2", "infer"})
