@@ -18,7 +18,7 @@ from serving.tracing import Tracer
 MAX_WAITING = 2048
 """Spans that wait for the collector; more are dropped."""
 MAX_BATCH = 512
-SEND_EVERY_S = 1.0
+SEND_EVERY_S = 2.0
 SEND_TIMEOUT_S = 2.0
 FLUSH_WITHIN_S = 2.0
 """What a stop spends on spans that wait: a collector that is gone must not hold up a drain."""

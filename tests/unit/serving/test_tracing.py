@@ -166,7 +166,7 @@ def test_a_batch_links_to_its_traced_requests_and_they_learn_of_it(clock: Manual
     assert root.attributes is not None
     assert (root.attributes["gearshift.variant"], root.attributes["gearshift.rows"]) == ("small", 7)
     stages = spans.below(root)
-    assert seconds(stages["merge"]) == pytest.approx(0.1, abs=1e-6)
+    assert root.attributes["gearshift.merge_ms"] == pytest.approx(100.0)
     assert seconds(stages["compute"]) == pytest.approx(0.4, abs=1e-6)
     assert first.batch == second.batch == root.context
     assert root.status.status_code is StatusCode.UNSET
