@@ -46,13 +46,13 @@ def measure_durations(
     overhead: Overhead = ASSUMED,
     progress: Progress = lambda _: None,
 ) -> Durations:
-    """Times of every variant and size, `samples` (>= 1) of each, with 1 and with `workers` workers busy.
+    """Times of every variant with a file, `samples` (>= 1) of each size, with 1 and with `workers` workers busy.
 
     Raises `ManifestError` for a family whose files cannot be served.
     """
     found = []
     load_average = os.getloadavg()[0]
-    for variant in artifact.family.variants:
+    for variant in (v for v in artifact.family.variants if v.file):
         session = artifact.load(variant)
         levels = []
         for busy in sorted({1, workers}):

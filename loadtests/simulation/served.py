@@ -34,8 +34,10 @@ def served_family(
 ) -> Served:
     """The family with the scheduler's view made from its measured medians, as calibration would.
 
+    Only variants with a file are simulated: how long the others take depends on who answers, or on the rows themselves.
     `batch_overhead_s` as the backend has it. Raises `DurationsError` for a variant without durations.
     """
+    family = family.model_copy(update={"variants": tuple(v for v in family.variants if v.file)})
     for variant in family.variants:
         durations.of(variant.name)
     profiles = durations.profiles(watts_per_core)

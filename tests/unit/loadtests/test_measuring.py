@@ -4,6 +4,8 @@ import pytest
 
 from loadtests.durations import read_durations
 from loadtests.measuring import main, measure_durations
+from loadtests.simulation.served import served_family
+from models.manifest import Remote, Variant
 from models.repository import open_family, publish
 from tests.support import tiny_models
 
@@ -46,3 +48,13 @@ def test_the_command_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         main([str(tmp_path / "none"), str(tmp_path / "out.json")])
     assert ended.value.code == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_only_variants_with_files_are_measured_and_simulated(tmp_path: Path) -> None:
+    plain = tiny_models.family_of({"double": tiny_models.affine(2.0)}, accuracies=(0.8,), max_batch_rows=4)
+    cloud = Variant(name="cloud", remote=Remote(url="http://cloud.invalid", model="m"), accuracy=0.9)
+    mixed = plain.model_copy(update={"variants": (cloud, *plain.variants)})
+    publish(tmp_path, mixed, {"double.onnx": tiny_models.affine(2.0)})
+    found = measure_durations(open_family(tmp_path / "tiny" / "1"), workers=1, samples=1)
+    assert [entry.name for entry in found.variants] == ["double"]
+    assert [view.name for view in served_family(mixed, found).variants] == ["double"]
