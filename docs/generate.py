@@ -15,6 +15,7 @@ from docs.blocks import ROOT, code, filled, table
 from docs.client_table import clients_block
 from docs.measure import frontier_table
 from docs.technique_table import techniques_table
+from docs.triton_differences import differences_block
 from monitoring.dashboard import dashboard_rows
 from monitoring.rules import alerts, anchor, recordings
 from serving.codec import budget
@@ -25,7 +26,6 @@ from serving.metrics import DERIVED, TABLE, Spec
 
 FACTORY_DEFAULTS = {
     ("engine", "runtime_dir"): "gearshift-UID in the folder for temporary files",
-    ("models", "load"): "none",
     ("models", "mirror_dir"): "gearshift/repository in $XDG_CACHE_HOME, else in ~/.cache",
     ("models", "cache_dir"): "gearshift/profiles in $XDG_CACHE_HOME, else in ~/.cache",
 }
@@ -161,7 +161,12 @@ PAGES: Mapping[str, Mapping[str, Block]] = {
     "docs/configuration.md": {"settings": settings_block},
     "docs/metrics.md": {"metrics": metrics_block, "derived": derived_block},
     "docs/monitoring.md": {"panels": panels_block, "alerts": alerts_block, "signals": signals_block},
-    "docs/protocol.md": {"budget": budget_block, "clients": clients_block, "errors": errors_block},
+    "docs/protocol.md": {
+        "budget": budget_block,
+        "clients": clients_block,
+        "differences": differences_block,
+        "errors": errors_block,
+    },
 }
 """Every generated region: page -> region -> what writes it."""
 
@@ -208,14 +213,18 @@ def _setting_row(section: str, key: str) -> tuple[str, ...]:
     field = _section(section).model_fields[key]
     if (section, key) in FACTORY_DEFAULTS:
         default = FACTORY_DEFAULTS[section, key]
-    elif field.default is None:
-        default = "none"
-    elif isinstance(field.default, bool):
-        default = code(str(field.default).lower())
     else:
-        default = code(field.default)
+        value = field.get_default(call_default_factory=True)
+        default = default_in_words(value)
     variable = code(f"{ENV_PREFIX}{section}__{key}".upper())
     return code(key), variable, default, _unit(key, field.annotation), field.description or ""
+
+
+def default_in_words(value: object) -> str:
+    """A default as the table shows it: nothing, and an empty list or table, are `none`."""
+    if value is None or value in ((), {}):
+        return "none"
+    return code(str(value).lower() if isinstance(value, bool) else value)
 
 
 def _section(name: str) -> Any:
