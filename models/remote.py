@@ -53,8 +53,8 @@ class RemoteModel:
         Raises `ManifestError` where the model there takes or gives something else than the family does: time cannot
         heal that.
         """
-        self._extensions = frozenset(map(str, self._ask("/v2").get("extensions") or ()))
-        told = self._ask(self._path)
+        self._extensions = self._ask_extensions(CHECK_S)
+        told = self._ask(self._path, CHECK_S)
         for kind, specs in (("input", self._family.inputs), ("output", self._family.outputs)):
             self._compare(kind, specs, told.get(f"{kind}s"))
 
@@ -63,34 +63,37 @@ class RemoteModel:
 
         Whatever goes wrong is `VariantLost`: only a local variant's word on an input is final.
         """
-        if self._extensions is None:
-            self.check()
         within_s = min(budget_s, self._timeout_s)
         if within_s < LEAST_S:
             raise VariantLost(f"{self.url}: no time left to ask")
+        extensions = self._extensions
+        if extensions is None:
+            extensions = self._extensions = self._ask_extensions(within_s)
         try:
-            body, headers = encode_request(
-                inputs,
-                self._family.inputs,
-                self._family.outputs,
-                self._parameters(within_s),
-                binary=BINARY in (self._extensions or ()),
-            )
-            traceparent = TRACEPARENT.get()
-            if traceparent is not None:
-                headers = {**headers, "traceparent": traceparent}
-            reply = self._endpoint.exchange(
-                "POST", f"{self._path}/infer", within_s=within_s, body=body, headers=headers
-            )
-            if reply.status != 200:
-                raise VariantLost(f"{self.url}: {_refusal(reply)}")
-            return decode_reply(reply.body, reply.headers, self._family.outputs, self._rows(inputs))
+            return self._infer(inputs, within_s, extensions)
         except (EndpointError, WireError) as error:
+            self._extensions = None  # another software may answer next, with other abilities
             raise VariantLost(f"{self.url}: {error}") from error
 
-    def _parameters(self, within_s: float) -> dict[str, str | float]:
+    def _infer(self, inputs: Mapping[str, Tensor], within_s: float, extensions: frozenset[str]) -> dict[str, Tensor]:
+        body, headers = encode_request(
+            inputs,
+            self._family.inputs,
+            self._family.outputs,
+            self._parameters(within_s, extensions),
+            binary=BINARY in extensions,
+        )
+        traceparent = TRACEPARENT.get()
+        if traceparent is not None:
+            headers = {**headers, "traceparent": traceparent}
+        reply = self._endpoint.exchange("POST", f"{self._path}/infer", within_s=within_s, body=body, headers=headers)
+        if reply.status != 200:
+            raise EndpointError(_refusal(reply))
+        return decode_reply(reply.body, reply.headers, self._family.outputs, self._rows(inputs))
+
+    def _parameters(self, within_s: float, extensions: frozenset[str]) -> dict[str, str | float]:
         """A Gearshift there is told what is left of the budget; others would refuse what they do not know."""
-        if BUDGET not in (self._extensions or ()):
+        if BUDGET not in extensions:
             return {}
         told: dict[str, str | float] = {"latency_budget_ms": round(within_s * MARGIN * 1e3, 3)}
         if self._variant is not None:
@@ -100,9 +103,13 @@ class RemoteModel:
     def _rows(self, inputs: Mapping[str, Tensor]) -> int | None:
         return len(inputs[self._family.inputs[0].name]) if self._family.batchable else None
 
-    def _ask(self, path: str) -> dict[str, Any]:
+    def _ask_extensions(self, within_s: float) -> frozenset[str]:
+        told = self._ask("/v2", within_s).get("extensions")
+        return frozenset(map(str, told)) if isinstance(told, list) else frozenset()
+
+    def _ask(self, path: str, within_s: float) -> dict[str, Any]:
         try:
-            reply = self._endpoint.exchange("GET", path, within_s=CHECK_S)
+            reply = self._endpoint.exchange("GET", path, within_s=min(within_s, CHECK_S))
             if reply.status != 200:
                 raise VariantLost(f"{self.url}{path}: {_refusal(reply)}")
             told = json.loads(reply.body)

@@ -69,6 +69,7 @@ def test_the_answer_is_the_endpoints(endpoint: Endpoint, extensions: list[str]) 
     binary = "inference-header-content-length" in endpoint.asked[-1][2]
     assert binary == bool(extensions)
     assert endpoint.connections == 1, "the connection is kept"
+    assert [method for method, *_ in endpoint.asked] == ["GET", "POST", "POST"], "what it can do is asked once"
 
 
 def test_texts_travel_in_both_forms(endpoint: Endpoint) -> None:
@@ -103,11 +104,26 @@ def test_a_gearshift_is_told_what_is_left_and_what_to_run(endpoint: Endpoint) ->
 
 def test_paths_name_the_version(endpoint: Endpoint) -> None:
     model(endpoint, version="7").run(rows(1))
+    model(endpoint, version="7").check()
     assert [path for _, path, _, _ in endpoint.asked] == [
         "/v2",
-        "/v2/models/big/versions/7",
         "/v2/models/big/versions/7/infer",
+        "/v2",
+        "/v2/models/big/versions/7",
     ]
+
+
+def test_after_a_failure_another_software_may_answer(endpoint: Endpoint) -> None:
+    endpoint.extensions = ["binary_tensor_data"]
+    remote = model(endpoint)
+    remote.run(rows(1))
+    endpoint.extensions = []
+    endpoint.answer = lambda *_: (400, {}, b"{}")
+    with pytest.raises(VariantLost):
+        remote.run(rows(1))
+    endpoint.answer = doubled
+    remote.run(rows(1))
+    assert "inference-header-content-length" not in endpoint.asked[-1][2]
 
 
 def test_headers_come_from_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
