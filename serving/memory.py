@@ -6,8 +6,8 @@ import ctypes
 def give_back() -> None:
     """Return what the C library holds and nobody uses to the system. Takes up to some tenths of a second.
 
-    Without it a process that loads and drops models grows: three versions of 67 MB, loaded and dropped in turn, left
-    400 MB behind, and 34 MB with it. A C library that cannot do so (musl) does not need to be asked.
+    Without it a process that loads and drops models grows: 588 MB were resident after 18 loads and drops of three
+    versions of 67 MB in turn, and with it 118 MB. A C library that cannot do so (musl) does not need to be asked.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
