@@ -166,11 +166,12 @@ def alerts(objective: float = OBJECTIVE) -> tuple[Alert, ...]:
         ),
         Alert(
             "GearshiftReplicaFlapping",
-            f"{REPLACED} > clamp_min(2 * {REPLICAS}, 3)",
+            f"{REPLACED} > clamp_min(2 * max_over_time({REPLICAS}[30m]), 3)",
             "1m",
             "page",
             "replicas of {{ $labels.job }} start again and again",
-            "{{ $value | humanize }} replicas of {{ $labels.job }} were replaced within half an hour.",
+            "{{ $value | humanize }} replicas of {{ $labels.job }} were started again or lost within half an hour, "
+            "more than twice as many as there are at most.",
             "Replicas start again and again",
         ),
         Alert(

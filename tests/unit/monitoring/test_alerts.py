@@ -148,6 +148,17 @@ def test_nothing_fires_while_all_is_well(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_scaling_out_and_in_again_wakes_nobody(tmp_path: Path) -> None:
+    replica = 'job="g",instance="a:8002",role="gateway"'
+    differs = {
+        f"gearshift_replicas{{{replica}}}": "1x4 8x9 1x100",
+        f"gearshift_replica_starts_total{{{replica}}}": "1x4 8x120",
+    }
+    moments = ("6m", "15m", "25m")
+    checked = run(tmp_path, HEALTHY | differs, [(at, "GearshiftReplicaFlapping", []) for at in moments])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_the_files_pass_the_checks_of_prometheus() -> None:
     for kind, name in (("rules", RULES), ("config", "prometheus.yml")):
         checked = promtool("check", kind, str(HERE / name))
