@@ -44,15 +44,16 @@ FROM ${BASE}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends tini wget \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives /var/cache/debconf/*-old /var/log/* /root/.cache \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/* /root/.cache \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/* \
         /usr/local/bin/idle* /usr/local/lib/python3.*/idlelib \
     && find /usr/local/lib -depth -type d \( -name test -o -name tests \) -exec rm -rf {} + \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/local/lib \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} + \
     && groupadd --gid 10001 gearshift \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gearshift --create-home --shell /usr/sbin/nologin gearshift \
-    && chmod 0750 /var/lib/gearshift
+    && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gearshift --no-create-home --no-log-init \
+        --shell /usr/sbin/nologin gearshift \
+    && install --directory --mode 0750 --owner 10001 --group 10001 /var/lib/gearshift
 
 COPY --from=build /dependencies /usr/local
 COPY --from=build /application /usr/local

@@ -2,16 +2,20 @@
 
 import logging
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from deployments.options import OBJECT_STORE_BYTES, quiet_loggers
 from deployments.processes import end_processes, ray_processes
+from serving.config import usable_cores
 
 START_ATTEMPTS = 2
 """Ray gives a raylet 30 s; on a machine busy with something else that can be too little once."""
+FEWEST_AHEAD, MOST_AHEAD = 2, 4
+"""Workers started while the driver still connects: Serve's controller and the first replica take two at once."""
 _AGENT_PORTS = (
     "metrics_agent_port",
     "metrics_export_port",
@@ -47,7 +51,8 @@ def start_node(ray_dir: Path, num_cpus: int, progress: Progress) -> Any:
             for name in _AGENT_PORTS:
                 file = Path(self.get_session_dir_path()) / f"{name}_{self.node_id}"
                 file.write_text(str(getattr(self._ray_params, name)))
-            super().start_raylet(*args, **kwargs)
+            with few_started_ahead():
+                super().start_raylet(*args, **kwargs)
 
     quiet_loggers()
     for attempt in range(1, START_ATTEMPTS + 1):
@@ -70,6 +75,24 @@ def start_node(ray_dir: Path, num_cpus: int, progress: Progress) -> Any:
             log.warning("Ray did not start, trying once more: %s", error)
             progress("Ray did not start in time, trying once more")
     raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def few_started_ahead() -> Iterator[None]:
+    """Within, a raylet is told of as many cores as we may use, and at most a few.
+
+    It starts that many workers ahead, 75 MB each, and counts the cores of the host: in a container with two cores of
+    sixteen, fourteen would sit idle and take the memory the models need.
+    """
+    from ray._private import services
+
+    cores = min(max(usable_cores(), FEWEST_AHEAD), MOST_AHEAD)
+    before = services.multiprocessing
+    services.multiprocessing = SimpleNamespace(cpu_count=lambda: cores)
+    try:
+        yield
+    finally:
+        services.multiprocessing = before
 
 
 def _free_ports(count: int) -> list[int]:

@@ -148,7 +148,13 @@ def _exposure(settings: Settings) -> Finding:
     host = settings.server.host
     if host in ("127.0.0.1", "::1", "localhost"):
         return Finding("exposure", "ok", "loopback only")
-    return Finding("exposure", "warn", f"listens on {host}", "there is no authentication: put a proxy in front")
+    if settings.server.api_keys_file is None:
+        remedy = "whoever connects is served: set server.api_keys_file, or put a proxy in front"
+        return Finding("exposure", "warn", f"listens on {host}", remedy)
+    if settings.server.tls_certfile is None:
+        remedy = "keys travel in the clear: set server.tls_certfile, or put a proxy in front"
+        return Finding("exposure", "warn", f"listens on {host}, asks for keys", remedy)
+    return Finding("exposure", "ok", f"listens on {host}, asks for keys, speaks TLS")
 
 
 def _folder(what: str, folder: Path) -> Finding:

@@ -127,7 +127,7 @@ def test_every_status_is_explained() -> None:
     protocol = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     for error, status in STATUS.items():
-        assert f"| {status} | `{error.__name__}` |" in protocol
+        assert re.search(rf"\| {status} \| \w+ \| `{error.__name__}` \|", protocol), error
         assert re.search(rf"\| [^|]*\b{status}\b", runbook), status
     own = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "serving" / "http").glob("*.py")))
     for status in set(re.findall(r"Refusal\((\d{3})", own)):

@@ -64,6 +64,14 @@ def test_it_keeps_to_its_limits(server: Container) -> None:
     assert memory == str(2 * 1024**3)
 
 
+def test_no_worker_of_ray_sits_idle_for_cores_it_may_not_use(server: Container) -> None:
+    """However many cores the host has."""
+    script = "for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $file 2>/dev/null; echo; done"
+    titles = [line.strip() for line in server.shell(script).splitlines()]
+    assert sum(title.startswith("ray::ServeReplica") for title in titles) == 1
+    assert titles.count("ray::IDLE") <= 2
+
+
 def test_profiles_are_kept_in_the_volume(server: Container) -> None:
     assert int(server.shell("ls ~/.cache/gearshift/profiles | wc -l")) > 0
 
