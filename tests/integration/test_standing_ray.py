@@ -15,7 +15,7 @@ from serving.run_folder import LEAVING
 from tests.integration.harness.servers import ROOT, eventually
 from tests.integration.harness.standing import StandingRay, standing_ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 IMAGE = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
 CALL = {"id": "mine", "inputs": [IMAGE], "parameters": {"max_latency_ms": 5000}}
@@ -105,7 +105,7 @@ def test_a_node_that_is_asked_to_leave_is_unready_and_serves_on(ray: StandingRay
     mark = ray.run_folder / LEAVING
     mark.touch()  # as preStop does
     try:
-        eventually("the readiness probe fails", lambda: probe(ray, "worker", "readinessProbe").returncode != 0, 30)
+        eventually("the readiness probe fails", lambda: probe(ray, "worker", "readinessProbe").returncode != 0, 60)
         answer = infer(ray.fast)
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"
@@ -114,7 +114,7 @@ def test_a_node_that_is_asked_to_leave_is_unready_and_serves_on(ray: StandingRay
         mark.unlink()
     # Other settings are an upgrade in place: the gateway gives up its place to a new one, which is ready again.
     ray.deploy(ray.config(scheduler={"utilization": 0.8}))
-    eventually("the readiness probe succeeds", lambda: probe(ray, "worker", "readinessProbe").returncode == 0, 60)
+    eventually("the readiness probe succeeds", lambda: probe(ray, "worker", "readinessProbe").returncode == 0, 120)
     assert infer(ray.fast).status_code == infer(ray.ingress).status_code == 200
 
 
