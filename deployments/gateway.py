@@ -6,6 +6,8 @@ On a cluster Ray's ingress calls it too, for whoever expects the standard port.
 from functools import partial
 from typing import Any
 
+from deployments.beat import Beat
+from deployments.handles import HandleBackend
 from deployments.ingress import BehindProxy
 from deployments.split import split_engine
 from serving.config import Settings
@@ -25,6 +27,10 @@ class GatewayReplica:
         configure_logs(settings.log, settings.run_folder / LOGS)
         factory = local_engine if workers is None else partial(split_engine, workers)
         self._replica = await Replica.start(settings, factory)
+        self._beat: Beat | None = None
+        backend = self._replica.backend
+        if isinstance(backend, HandleBackend):
+            self._beat = Beat(workers, backend, lambda: self._replica.load.latest)
 
     async def check_health(self) -> None:
         """Ray replaces the replica when this raises."""
@@ -44,6 +50,9 @@ class GatewayReplica:
         return self._replica.address, self._replica.metrics_address
 
     async def __del__(self) -> None:
+        beat = getattr(self, "_beat", None)
+        if beat is not None:
+            await beat.close()
         replica = getattr(self, "_replica", None)
         if replica is not None:
             await replica.stop()

@@ -22,7 +22,8 @@ TRIES = 2
 
 log = logging.getLogger("gearshift.handles")
 
-_LOST = (RayError, RayServeException, grpc.aio.AioRpcError, asyncio.TimeoutError, ConnectionError)
+LOST = (RayError, RayServeException, grpc.aio.AioRpcError, asyncio.TimeoutError, ConnectionError)
+"""How a call that a worker did not answer ends."""
 
 
 class HandleBackend:
@@ -53,7 +54,7 @@ class HandleBackend:
             left_s = budget_s - (time.monotonic() - started_s)
             try:
                 result = await self._call(handle, (model, variant, packed, left_s), give_up_s)
-            except _LOST as error:
+            except LOST as error:
                 # Ray drops a dead replica from its routes, so another try goes elsewhere. Running a batch
                 # twice is harmless, but pointless once every deadline in it has passed.
                 if attempt == TRIES or left_s <= 0 or self._closed or isinstance(error, asyncio.TimeoutError):

@@ -10,6 +10,7 @@ from models.canary import CanaryError
 from models.manifest import LatencyProfile, ManifestError
 from models.repository import RepositoryError
 from serving.config import Settings
+from serving.load import WorkerLoad
 from serving.local_pool import LocalPool
 from serving.logs import LevelWatch, configure_logs
 from serving.metrics import Metrics
@@ -58,6 +59,7 @@ class Worker:
         self._metrics = Metrics(self._settings.run_folder / METRICS)
         self._process = ProcessMetrics(self._metrics, "worker")
         self._pool = LocalPool({}, workers=1)
+        self._load = WorkerLoad(self._settings.autoscaling.window_s)
         self._shelf = await asyncio.to_thread(Shelf, self._settings, self._pool)
         await self._shelf.open()
         self._tidying = asyncio.create_task(self._shelf.tidy())
@@ -90,7 +92,16 @@ class Worker:
             return Refused(str(error))
         except VariantUnavailable as error:
             return Away(str(error))
+        self._load.busy_s += execution.service_s
         return Ran(pack(execution.outputs), execution.compute_s, execution.service_s)
+
+    async def hear(self, gateway: str, numbers: dict[str, float]) -> int:
+        """What a gateway is asked for; tells how many gateways there are."""
+        return self._load.hear(gateway, numbers)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """How loaded the workers are, for the autoscaler. Serve asks for it where there is one."""
+        return self._load.stats()
 
     async def check_health(self) -> None:
         """Nothing to check beyond that this runs: a hung model shows as lost batches at the gateways.

@@ -261,7 +261,7 @@ class AutoscalingSettings(_Section):
     min_attainment: Share = 0.99
     """Share of rows answered in time below which more replicas are wanted."""
     window_s: Seconds = 10.0
-    """Over about how long the load is averaged; a quarter of it where accuracy is being given up."""
+    """Over about how long the load is averaged, seconds; a tenth of it where accuracy is being given up."""
     up_delay_s: Annotated[float, Field(ge=0, le=86_400)] = 3.0
     """How long more replicas must have been needed before they are started, seconds."""
     up_cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 5.0

@@ -123,6 +123,12 @@ class Dispatcher:
         now_s = self._clock()
         return lane.scheduler.turn_away(received_s, deadline_s, now_s, self.workers.free_at_s(now_s))
 
+    def follow(self) -> None:
+        """Count on as many workers as the backend has now. To be called now and then where their number changes."""
+        if len(self.workers) != self._backend.workers:
+            self.workers.resize(self._backend.workers)
+            self._wake()
+
     def cancel(self, lane: Lane, request: Request) -> None:
         """The caller of an admitted request went away."""
         lane.scheduler.cancel(request)

@@ -1,11 +1,16 @@
 """How loaded this process is, in the numbers an autoscaler goes by."""
 
+import time
+from collections.abc import Mapping
 from math import exp
 
-from serving.core.demand import ReplicaSignals, sum_of
+from serving.core.demand import ReplicaSignals, sum_of, together
 from serving.dispatcher import Dispatcher
 from serving.gateway import Gateway
 from serving.ports import Clock
+
+SILENT_S = 5.0
+"""A gateway that has told a worker nothing for so long is gone."""
 
 
 class LoadMeter:
@@ -36,3 +41,36 @@ class LoadMeter:
         }
         self.latest = ReplicaSignals(workers, min(self._busy, workers), models)
         return self.latest
+
+
+class WorkerLoad:
+    """What one worker knows of the load: its own, and what the gateways said last."""
+
+    def __init__(self, window_s: float, clock: Clock = time.monotonic) -> None:
+        self._window_s = window_s
+        self._clock = clock
+        self._told: dict[str, tuple[float, ReplicaSignals]] = {}
+        self._at_s = clock()
+        self._busy = 0.0
+        self.busy_s = 0.0
+        """Time spent on batches. Add to it."""
+
+    def hear(self, gateway: str, numbers: Mapping[str, float]) -> int:
+        """What a gateway is asked for; returns how many gateways there are."""
+        self._told[gateway] = self._clock(), ReplicaSignals.read(numbers)
+        return len(self._living())
+
+    def stats(self) -> dict[str, float]:
+        """For the autoscaler: one worker, and what all gateways are asked for."""
+        now_s = self._clock()
+        elapsed_s = now_s - self._at_s
+        if elapsed_s > 0:
+            self._busy += (1 - exp(-elapsed_s / self._window_s)) * (self.busy_s / elapsed_s - self._busy)
+            self._at_s, self.busy_s = now_s, 0.0
+        models = together(self._living()).models
+        return ReplicaSignals(1.0, min(1.0, self._busy), models).flat() | {"relayed": 1.0}
+
+    def _living(self) -> list[ReplicaSignals]:
+        now_s = self._clock()
+        self._told = {name: told for name, told in self._told.items() if now_s - told[0] <= SILENT_S}
+        return [signals for _, signals in self._told.values()]

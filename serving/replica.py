@@ -33,6 +33,7 @@ from serving.load import LoadMeter
 from serving.logs import LevelWatch
 from serving.metrics import Metrics
 from serving.observer import Observer
+from serving.ports import VariantBackend
 from serving.process_metrics import ProcessMetrics
 from serving.run_folder import LEAVING, LISTEN, METRICS, STOCK
 from serving.stock import Stock
@@ -151,6 +152,11 @@ class Replica:
         return servers[0], servers[1]
 
     @property
+    def backend(self) -> VariantBackend:
+        """Where its models run."""
+        return self._engine.backend
+
+    @property
     def address(self) -> tuple[str, int]:
         """Host and port of the API."""
         return self._api.address
@@ -220,6 +226,7 @@ class Replica:
             for versions in self.gateway.lanes.values():
                 for lane in versions.values():
                     lane.publish_state()
+            self._dispatcher.follow()
             workers.value = len(self._dispatcher.workers)
             busy.value = self._dispatcher.workers.busy
             busy_seconds.value = self._dispatcher.busy_s

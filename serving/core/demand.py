@@ -13,7 +13,7 @@ from serving.core.fleet import VariantView
 from serving.core.hull import CapacityValue
 from serving.core.request import Eligibility
 
-FAST = 4.0
+FAST = 10.0
 """The fast window is this much shorter than the slow one."""
 FILLING = 0.125
 """Share of a budget that a batch may take to fill, as the look-ahead policy has it: it sets what a row costs."""

@@ -4,10 +4,11 @@ from math import exp
 
 import pytest
 
-from serving.core.demand import ReplicaSignals
+from serving.core.demand import ModelSignals, ReplicaSignals
 from serving.core.errors import Cancelled, Expired
-from serving.load import LoadMeter
+from serving.load import SILENT_S, LoadMeter, WorkerLoad
 from serving.metrics import stat
+from serving.testing import ManualClock
 from tests.support.gateways import House, tagged_family
 
 
@@ -109,3 +110,43 @@ async def test_the_signals_travel_as_numbers(house: House) -> None:
     numbers = meter.read().flat()
     assert all(isinstance(value, int | float) for value in numbers.values())
     assert ReplicaSignals.read(numbers) == meter.latest
+
+
+def test_a_worker_passes_on_what_the_living_gateways_say() -> None:
+    clock = ManualClock(100.0)
+    worker = WorkerLoad(1.0, clock)
+    told = ReplicaSignals(9.0, 9.0, {"m": ModelSignals(10.0, 0.5, 0.5)}).flat()
+    assert worker.hear("one", told) == 1
+    clock.advance(SILENT_S - 1)
+    assert worker.hear("two", told) == 2
+    assert worker.hear("one", told) == 2, "a gateway that speaks again is no other"
+    worker.busy_s += 2.0
+    stats = worker.stats()
+    assert stats["relayed"] == 1.0
+    signals = ReplicaSignals.read(stats)
+    assert signals.workers == 1.0
+    assert 0.4 < signals.busy < 0.5, "two of four seconds, over a window of one"
+    assert signals.models["m"].demand == 1.0
+    clock.advance(SILENT_S + 0.1)
+    assert worker.hear("two", told) == 1
+    assert ReplicaSignals.read(worker.stats()).models["m"].demand == 0.5
+
+
+async def test_the_dispatcher_follows_the_backend(house: House) -> None:
+    """A second worker is there: a batch that waited for the first starts on it."""
+    first = house.call(1)
+    await house.backend.started()
+    second = house.call(2)
+    await house.settle()
+    assert len(house.backend.batches) == 1
+    house.backend.workers = 2
+    house.dispatcher.follow()
+    await house.settle()
+    assert len(house.dispatcher.workers) == 2
+    assert len(house.backend.batches) == 2
+    house.backend.workers = 1
+    house.dispatcher.follow()
+    for batch in house.backend.batches:
+        batch.finish(0.001)
+    await asyncio.gather(first, second)
+    assert (len(house.dispatcher.workers), house.dispatcher.workers.in_flight) == (1, 0)
