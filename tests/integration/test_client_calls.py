@@ -1,7 +1,7 @@
 """Every call of every published client, unmodified and in a process of its own: the table in docs/protocol.md.
 
 What each found must be what docs/clients.json says, of which `python -m docs.generate` makes the table. After a
-change, GEARSHIFT_WRITE_CLIENTS=1 writes the file anew instead.
+change, WRITE_CLIENTS=1 writes the file anew instead.
 """
 
 import json
@@ -67,7 +67,7 @@ def test_no_call_fails(server: Server, client: str) -> None:
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_table_says_what_was_found(server: Server, client: str) -> None:
     found = tried(server, client)
-    if os.environ.get("GEARSHIFT_WRITE_CLIENTS"):
+    if os.environ.get("WRITE_CLIENTS"):
         known = json.loads(FOUND.read_text(encoding="utf-8")) if FOUND.exists() else {}
         known[client] = found
         FOUND.write_text(json.dumps({name: known[name] for name in CLIENTS if name in known}, indent=1) + "\n", "utf-8")
