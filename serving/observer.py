@@ -7,7 +7,7 @@ from collections.abc import Callable
 from serving.gateway import Result
 from serving.lane import Lane
 from serving.ports import Clock
-from serving.tracing import Trace, Tracer
+from serving.tracing import Trace, Tracer, trace_id_of
 
 log = logging.getLogger("gearshift.request")
 
@@ -15,20 +15,19 @@ log = logging.getLogger("gearshift.request")
 class Watched:
     """One inference request, from the receipt of its last byte to its answer."""
 
-    __slots__ = ("_clock", "_lane", "_logged", "_received_s", "_told", "trace")
+    __slots__ = ("_clock", "_lane", "_logged", "_received_s", "_told", "trace", "trace_id")
 
-    def __init__(self, lane: Lane, received_s: float, trace: Trace | None, clock: Clock, *, logged: bool) -> None:
+    def __init__(
+        self, lane: Lane, received_s: float, trace: Trace | None, trace_id: str, clock: Clock, *, logged: bool
+    ) -> None:
         self.trace = trace
+        self.trace_id = trace_id
+        """Of its own trace, or of its caller's when it has none; empty without either."""
         self._lane = lane
         self._received_s = received_s
         self._clock = clock
         self._logged = logged
         self._told: dict[str, str | bool | int | float] = {}
-
-    @property
-    def trace_id(self) -> str:
-        """Of its trace; empty when it has none."""
-        return "" if self.trace is None else self.trace.trace_id
 
     def stage(self, name: str, started_s: float) -> None:
         """What it was busy with until now: told as a number, since a span costs more than most of these take."""
@@ -53,8 +52,8 @@ class Watched:
             told |= {"model": self._lane.key, "duration_ms": round((ended_s - self._received_s) * 1e3, 3)}
             if result is not None:
                 told |= {"queue_ms": round(result.queue_s * 1e3, 3), "compute_ms": round(result.compute_s * 1e3, 3)}
-            if self.trace is not None:
-                told["trace_id"] = self.trace.trace_id
+            if self.trace_id:
+                told["trace_id"] = self.trace_id
             log.info(error or "answered", extra=told)
 
 
@@ -81,4 +80,7 @@ class Observer:
         """
         trace = None if self.tracer is None else self.tracer.begin(lane.key, received_s, traceparent)
         logged = self._share > 0.0 and self._chance() < self._share
-        return Watched(lane, received_s, trace, self._clock, logged=logged) if logged or trace is not None else None
+        if trace is None and not logged:
+            return None
+        trace_id = trace_id_of(traceparent) if trace is None else trace.trace_id
+        return Watched(lane, received_s, trace, trace_id, self._clock, logged=logged)

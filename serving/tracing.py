@@ -73,6 +73,12 @@ def parse_traceparent(header: str) -> Caller | None:
     return Caller(trace_id, span_id, bool(int(flags, 16) & TraceFlags.SAMPLED))
 
 
+def trace_id_of(header: str | None) -> str:
+    """The trace a caller counts its request to, traced here or not; empty when it tells none."""
+    caller = None if header is None else parse_traceparent(header)
+    return "" if caller is None else caller.trace_id
+
+
 class Trace:
     """One traced request, or one batch with such requests: a span, and its stages as spans below it."""
 

@@ -23,6 +23,7 @@ from serving.lane import Lane
 from serving.metrics import Metrics
 from serving.observer import Watched
 from serving.ports import Clock
+from serving.tracing import trace_id_of
 
 Scope = dict[str, Any]
 Receive = Callable[[], Any]
@@ -267,9 +268,8 @@ def _trace_headers(watched: Watched) -> list[tuple[bytes, bytes]]:
 
 def _named(request_id: str, head: _Head) -> dict[str, object]:
     """What a line of the log needs to be found by."""
-    if head.watched is None or head.watched.trace is None:
-        return {"request_id": request_id}
-    return {"request_id": request_id, "trace_id": head.watched.trace_id}
+    trace_id = head.watched.trace_id if head.watched is not None else trace_id_of(head.traceparent)
+    return {"request_id": request_id, "trace_id": trace_id} if trace_id else {"request_id": request_id}
 
 
 def _length(name: bytes, value: bytes) -> int:

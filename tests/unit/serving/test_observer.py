@@ -148,6 +148,20 @@ async def test_a_line_tells_how_a_request_went(house: House, caplog: pytest.LogC
     await house.close()
 
 
+async def test_a_line_names_the_trace_of_a_caller_that_is_not_sampled(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gearshift.request")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    watched = Observer(house.clock, None, 1.0).begin(house.lane, house.clock(), f"00-{trace_id}-00f067aa0ba902b7-00")
+    assert watched is not None
+    watched.end("id-6", 200)
+    (record,) = caplog.records
+    assert vars(record)["trace_id"] == trace_id
+    assert watched.trace is None
+    await house.close()
+
+
 async def test_a_line_of_a_refused_request_says_why(house: House, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gearshift.request")
     watched = Observer(house.clock, None, 1.0).begin(house.lane, house.clock())
