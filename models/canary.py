@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     spent_s = max(1, int(float(seconds)))
     resource.setrlimit(resource.RLIMIT_CPU, (spent_s, spent_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(spent_s + 5)  # should the parent end before it can end this process
     from models.calibrate import random_inputs
     from models.session import ModelLoadError, ModelRunError, Session
 

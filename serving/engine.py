@@ -13,6 +13,7 @@ from serving.config import Settings
 from serving.local_pool import LocalPool
 from serving.memory import give_back
 from serving.ports import VariantBackend
+from serving.threads import in_daemon
 
 Profiles = Mapping[str, dict[str, LatencyProfile]]
 """Profiles by model key, then by variant name."""
@@ -56,7 +57,7 @@ class LocalEngine:
 
     async def load(self, artifact: Artifact, progress: Progress, *, beside_traffic: bool) -> dict[str, LatencyProfile]:
         """See `Engine.load`."""
-        return await asyncio.to_thread(self._load, artifact, progress, beside_traffic)
+        return await in_daemon(lambda: self._load(artifact, progress, beside_traffic), "gearshift-load")
 
     async def drop(self, key: str) -> None:
         """See `Engine.drop`."""
@@ -66,6 +67,8 @@ class LocalEngine:
     def _load(self, artifact: Artifact, progress: Progress, beside_traffic: bool) -> dict[str, LatencyProfile]:
         sessions, profiles = bring_up(self._settings, artifact, progress, beside_traffic=beside_traffic)
         self.backend.add(sessions)
+        del sessions
+        give_back()  # what was read and parsed on the way
         return profiles
 
 

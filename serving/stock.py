@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from models.calibrate import Progress, random_inputs
 from models.canary import CanaryError
@@ -26,6 +27,7 @@ from serving.lane import Lane
 from serving.ledger import Agreement, Ledger, LedgerError, Member, Models
 from serving.metrics import Metrics
 from serving.ports import ExecutionError, ModelFailed
+from serving.threads import in_daemon
 
 WATCH_S = 0.25
 """How often a replica looks whether the node has agreed on something else."""
@@ -98,7 +100,7 @@ class Stock:
         self._progress = progress
         agreement = await asyncio.to_thread(self._agreed_before)
         if agreement is None:
-            self._names = await asyncio.to_thread(self._catalog.names)
+            self._names = await in_daemon(self._catalog.names, "gearshift-survey")
             wanted = _models(await self._bring_up(names_at_start(self._settings)))
             agreement = await asyncio.to_thread(self._ledger.agree, lambda _: wanted)
         while agreement is not None:  # others may change their minds while models are loaded here
@@ -173,7 +175,7 @@ class Stock:
     async def _versions_to_load(self, model: str) -> dict[str, str]:
         """The model's chosen versions, all of them held. Raises `ControlRefused`; then nothing has changed."""
         try:
-            self._names = await asyncio.to_thread(self._catalog.names)
+            self._names = await in_daemon(self._catalog.names, "gearshift-survey")
             if model not in self._names:
                 raise ControlRefused(f"failed to load '{model[:80]}', failed to poll from model repository")
             self._catalog.forget(model)
@@ -221,7 +223,7 @@ class Stock:
         """
         while True:
             held = {key: found.artifact for key, found in self._held.items()}
-            survey = await asyncio.to_thread(self._catalog.survey, names, held, patient=patient)
+            survey = await in_daemon(partial(self._catalog.survey, names, held, patient=patient), "gearshift-survey")
             for key in [key for key in self._refused if names is None or key.partition("/")[0] in names]:
                 if self._refused[key] != UNLOADED or key not in survey.present:
                     del self._refused[key]
@@ -303,7 +305,7 @@ class Stock:
         """Hold a version that was agreed on, and no other of the same number."""
         key = f"{name}/{version}"
         try:
-            artifact = await asyncio.to_thread(self._catalog.open, name, version)
+            artifact = await in_daemon(lambda: self._catalog.open(name, version), "gearshift-survey")
         except (ManifestError, RepositoryError) as error:
             self._refuse(key, str(error))
             return False
@@ -363,7 +365,7 @@ class Stock:
                 log.exception("polling failed, what is served stays")
 
     async def _look(self) -> None:
-        self._names = await asyncio.to_thread(self._catalog.names)
+        self._names = await in_daemon(self._catalog.names, "gearshift-survey")
         if not self._names and self._held:
             raise RepositoryError(f"{self._catalog.place}: empty all of a sudden, which is taken for a mistake")
         wanted = _models(await self._bring_up(None, patient=True))
