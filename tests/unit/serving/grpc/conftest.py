@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from serving.codec.limits import CodecLimits
+from serving.config import Settings
 from serving.door import Door
 from serving.grpc.assembly import open_office
 from serving.grpc.server import GrpcServer
@@ -47,11 +48,19 @@ async def make_desk(make_house: Callable[..., House], tmp_path: Path) -> AsyncIt
     """Makes desks: of a house, or of a new one; `rest` are codec limits. Closed after the test."""
     desks: list[Desk] = []
 
-    async def make(house: House | None = None, control: Any = None, **rest: Any) -> Desk:
+    async def make(
+        house: House | None = None, control: Any = None, settings: Settings | None = None, **rest: Any
+    ) -> Desk:
         house = house or make_house()
         house.gateway.ready = True
         office = open_office(
-            house.gateway, Door(house.gateway, house.clock), CodecLimits(**rest), house.metrics, house.clock, control
+            house.gateway,
+            Door(house.gateway, house.clock),
+            CodecLimits(**rest),
+            house.metrics,
+            house.clock,
+            control,
+            settings,
         )
         listening = acquire_listener("127.0.0.1", 0, rendezvous=tmp_path / "listen")
         server = GrpcServer(office, listening, Http2Limits(), clock=house.clock)
