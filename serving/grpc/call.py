@@ -2,30 +2,28 @@
 
 import asyncio
 import logging
-import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from serving.codec.compression import WORTH_COMPRESSING_BYTES, UnsupportedEncoding, decompress
-from serving.core.errors import GearshiftError, InternalError, PayloadTooLarge, Unauthenticated
+from serving.codec.compression import UnsupportedEncoding
+from serving.core.errors import GearshiftError, InternalError, Unauthenticated
+from serving.door import OFF_LOOP_BYTES
 from serving.grpc.errors import CallRefused, Code, code_of, error_fields
+from serving.grpc.framing import WINDOW_BITS, Message, MessageReader, Sent, framed, unpacked
 from serving.grpc.head import CallHead
 from serving.http2.connection import Connection
 from serving.http2.hpack import write_fields
 from serving.http2.stream import Stream
 from serving.keys import ApiKeys
 
-Message = bytes | bytearray
-"""One message as it was sent, decompressed."""
 Unary = Callable[["Call", Message], Awaitable[bytes]]
 """Answers one message with one. Raises `GearshiftError`."""
 Streaming = Callable[["Call"], Awaitable[None]]
 """Takes messages with `Call.next` and sends answers with `Call.send` until it returns. Raises `GearshiftError`."""
 
-PREFIX_BYTES = 5
-MAX_UNREAD = 16
-"""Messages of a stream that may wait to be taken; then the client gets no more credit."""
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Bytes of a stream's messages that may wait to be taken; then the client gets no more credit."""
 OPEN_METHODS = frozenset(
     {
         b"/grpc.health.v1.Health/Check",
@@ -42,7 +40,6 @@ _HEADS = {
     "gzip": _HEAD + write_fields([(b"grpc-encoding", b"gzip")]),
     "deflate": _HEAD + write_fields([(b"grpc-encoding", b"deflate")]),
 }
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
 _OK = write_fields([(b"grpc-status", b"0")])
 _ACCEPTED = (b"grpc-accept-encoding", b"identity,deflate,gzip")
 _WRONG_MEDIA = write_fields([(b":status", b"415"), (b"content-type", b"text/plain")])
@@ -77,15 +74,16 @@ class Call(Stream):
     """A call from its headers to its status. Whatever happens, exactly one status is sent, or the caller is gone."""
 
     __slots__ = (
-        "_buffer",
-        "_compressed",
+        "_coding",
         "_head_sent",
         "_message",
         "_method",
         "_office",
-        "_partial_since_s",
+        "_reader",
+        "_since_s",
         "_task",
         "_unread",
+        "_unread_bytes",
         "_waiter",
         "head",
         "opened_s",
@@ -100,13 +98,14 @@ class Call(Stream):
         """When the last message was complete."""
         self._office = office
         self._method = office.methods.get(head.path)
-        self._buffer: bytearray | None = None
-        self._partial_since_s: float | None = connection.heard_s
-        self._message: Message | None = None
-        self._unread: deque[Message] = deque()
+        self._reader = MessageReader(connection, office.max_message_bytes)
+        self._since_s: float | None = connection.heard_s
+        self._message: Sent | None = None
+        self._unread: deque[Sent] = deque()
+        self._unread_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._compressed = False
+        self._coding: str | None = None
         self._head_sent = False
 
     def begin(self) -> None:
@@ -120,7 +119,7 @@ class Call(Stream):
             name = self.head.path[:100].decode("ascii", "replace")
             self._refuse(CallRefused(Code.UNIMPLEMENTED, f"there is no method {name} here"))
         elif method.streaming is not None:
-            self._partial_since_s = None
+            self._since_s = None
             self._start(method.streaming(self))
 
     def _admitted(self) -> bool:
@@ -147,68 +146,34 @@ class Call(Stream):
         if self.local_done:
             return
         try:
-            self._read(data)
+            for sent in self._reader.read(data):
+                self._take(sent)
+            if ended and self._reader.incomplete:
+                raise CallRefused(Code.INTERNAL, "the stream ended inside a message")
         except GearshiftError as error:
             self._refuse(error)
             return
         if ended:
-            if self._buffer:
-                self._refuse(CallRefused(Code.INTERNAL, "the stream ended inside a message"))
-            else:
-                self._last_received()
-        elif len(self._unread) < MAX_UNREAD:
+            self._last_received()
+            return
+        if self._streams:
+            self._since_s = self.connection.heard_s if self._reader.incomplete else None
+        if self._unread_bytes < MAX_UNREAD_BYTES:
             self.credit()
 
-    def _read(self, data: bytes | bytearray) -> None:
-        """Take all whole messages out of what has arrived."""
-        buffer = self._buffer
-        if buffer is not None:
-            self.connection.unfinished_bytes += len(data)
-            buffer += data
-            data = buffer
-        at, end = 0, len(data)
-        while end - at >= PREFIX_BYTES:
-            size = int.from_bytes(data[at + 1 : at + PREFIX_BYTES])
-            if size > self._office.max_message_bytes:
-                raise PayloadTooLarge(f"the message is larger than {self._office.max_message_bytes} bytes")
-            stop = at + PREFIX_BYTES + size
-            if stop > end:
-                break
-            self._take(data[at], data[at + PREFIX_BYTES : stop])
-            at = stop
-        self._keep(data, at)
+    @property
+    def _streams(self) -> bool:
+        return self._method is not None and self._method.streaming is not None
 
-    def _keep(self, data: bytes | bytearray, used: int) -> None:
-        """Hold back the bytes of a message that is not complete."""
-        if used == len(data):
-            if self._buffer is not None:
-                self.connection.unfinished_bytes -= len(self._buffer)
-                self._buffer = None
-            self._partial_since_s = None
-            return
-        if self._buffer is None:
-            self._buffer = bytearray(memoryview(data)[used:])
-            self.connection.unfinished_bytes += len(self._buffer)
-        elif used:
-            del self._buffer[:used]
-            self.connection.unfinished_bytes -= used
-        if self._partial_since_s is None or used:
-            self._partial_since_s = self.connection.heard_s
-        if self.connection.unfinished_bytes > 2 * self._office.max_message_bytes:
-            raise PayloadTooLarge("too many bytes of unfinished messages on one connection")
-
-    def _take(self, compressed: int, message: Message) -> None:
-        if compressed:
-            self._compressed = self.head.encoding in _WINDOW_BITS
-            if compressed != 1 or self.head.encoding is None:
-                raise CallRefused(Code.INTERNAL, "a message is marked as compressed, but no grpc-encoding was given")
-            message = decompress(bytes(message), self.head.encoding, self._office.max_message_bytes)
+    def _take(self, sent: Sent) -> None:
         self.received_s = self.connection.heard_s
-        if self._method is not None and self._method.streaming is not None:
-            self._unread.append(message)
+        if self._streams:
+            self._unread.append(sent)
+            self._unread_bytes += len(sent[1])
+            self.connection.unfinished_bytes += len(sent[1])
             self._wake_reader()
         elif self._message is None:
-            self._message = message
+            self._message = sent
         else:
             raise CallRefused(Code.INTERNAL, "this method takes one message, got more")
 
@@ -230,7 +195,7 @@ class Call(Stream):
 
     def sweep(self, now_s: float) -> None:
         """See `Stream.sweep`: a message may not take for ever to arrive."""
-        since_s = self._partial_since_s
+        since_s = self._since_s
         if since_s is not None and not self.remote_done and now_s - since_s > self.connection.limits.body_timeout_s:
             self._refuse(CallRefused(Code.DEADLINE_EXCEEDED, "the message did not arrive in time"))
 
@@ -243,14 +208,17 @@ class Call(Stream):
                 return None
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        message = self._unread.popleft()
-        self.credit()
-        return message
+        sent = self._unread.popleft()
+        self._unread_bytes -= len(sent[1])
+        self.connection.unfinished_bytes -= len(sent[1])
+        if self._unread_bytes < MAX_UNREAD_BYTES:
+            self.credit()
+        return await self._plain(sent)
 
     async def send_message(self, message: bytes) -> None:
         """Send one of many answers, and wait while the caller does not want more."""
-        head = b"" if self._head_sent else self._response_head()
-        self.send(head, self._framed(message), None)
+        data = await self._framed(message)
+        self.send(b"" if self._head_sent else self._response_head(), data, None)
         await self.drained()
 
     def count_refusal(self, code: Code) -> None:
@@ -279,9 +247,25 @@ class Call(Stream):
             self._task = None
             self._let_go()
 
-    async def _unary(self, handler: Unary, message: Message) -> None:
-        answer = await handler(self, message)
-        self.send(self._response_head(), self._framed(answer), _OK)
+    async def _unary(self, handler: Unary, sent: Sent) -> None:
+        answer = await handler(self, sent[1] if not sent[0] else await self._plain(sent))
+        data = framed(answer, None) if self._coding is None else await self._framed(answer)
+        self.send(self._response_head(), data, _OK)
+
+    async def _plain(self, sent: Sent) -> Message:
+        compressed, message = sent
+        if not compressed:
+            return message
+        encoding = self.head.encoding
+        self._coding = encoding if encoding in WINDOW_BITS else None
+        # A few bytes may become a thousand times as many.
+        return await asyncio.to_thread(unpacked, message, encoding, self._office.max_message_bytes)
+
+    async def _framed(self, message: bytes) -> bytes:
+        """With its prefix; compressed where the caller's messages were."""
+        if self._coding is None or len(message) < OFF_LOOP_BYTES:
+            return framed(message, self._coding)
+        return await asyncio.to_thread(framed, message, self._coding)
 
     def _refuse(self, error: GearshiftError) -> None:
         """End with an error; a task that still works on the call is stopped."""
@@ -308,23 +292,15 @@ class Call(Stream):
 
     def _let_go(self) -> None:
         """Nothing of what has arrived is needed any more."""
-        if self._buffer is not None:
-            self.connection.unfinished_bytes -= len(self._buffer)
-            self._buffer = None
+        self._reader.discard()
+        self.connection.unfinished_bytes -= self._unread_bytes
+        self._unread_bytes = 0
         self._unread.clear()
         self._wake_reader()
 
     def _response_head(self) -> bytes:
         self._head_sent = True
-        head = _HEADS[self.head.encoding if self._compressed else None]
+        head = _HEADS[self._coding]
         if self.head.request_id:
             head += write_fields([(b"x-request-id", self.head.request_id)])
         return head
-
-    def _framed(self, message: bytes) -> bytes:
-        """A message with its prefix; compressed where the caller's were, if that makes it smaller."""
-        if self._compressed and len(message) > WORTH_COMPRESSING_BYTES:
-            packed = zlib.compress(message, 1, wbits=_WINDOW_BITS[self.head.encoding or "gzip"])
-            if len(packed) < len(message):
-                return b"\x01" + len(packed).to_bytes(4) + packed
-        return b"\x00" + len(message).to_bytes(4) + message

@@ -14,8 +14,9 @@ from serving.core.errors import GearshiftError, InternalError
 from serving.door import OFF_LOOP_BYTES, Door, told
 from serving.gateway import Call as GatewayCall
 from serving.gateway import Gateway, Result
-from serving.grpc.call import Call, Message, log
+from serving.grpc.call import Call, log
 from serving.grpc.errors import code_of
+from serving.grpc.framing import Message
 from serving.grpc.request import decode_request, read_message, read_parameters
 from serving.grpc.response import encode_response
 from serving.lane import Lane

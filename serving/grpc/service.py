@@ -12,8 +12,9 @@ from serving.config import Settings
 from serving.control import IndexEntry, ModelControl, State
 from serving.core.errors import ControlRefused, InvalidRequest, UnknownModel
 from serving.gateway import Gateway
-from serving.grpc.call import Call, Message, Method
+from serving.grpc.call import Call, Method
 from serving.grpc.describe import config_message, metadata_message, statistics_message
+from serving.grpc.framing import Message
 from serving.grpc.infer import Inference
 from serving.grpc.request import read_message
 from serving.http.describe import EXTENSIONS

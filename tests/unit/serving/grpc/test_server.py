@@ -16,6 +16,7 @@ from serving.grpc.assembly import open_office
 from serving.grpc.server import GrpcServer
 from serving.http.fdshare import acquire_listener
 from serving.http2.limits import Http2Limits
+from serving.http2.stream import STREAM_WINDOW
 from serving.testing import ManualClock
 
 
@@ -167,3 +168,26 @@ async def test_requests_that_are_no_calls_are_told_so(desk: Any) -> None:
     assert (await reader.read()).startswith(b"HTTP/1.1 505")
     writer.close()
     await writer.wait_closed()
+
+
+async def test_who_sends_more_than_is_taken_waits(desk: Any) -> None:
+    """A watcher of health takes one message; the others fill the window of its stream, and no more."""
+    call = desk.channel.stream_stream("/grpc.health.v1.Health/Watch")()
+    await call.write(b"")
+
+    async def write() -> None:
+        while True:
+            await call.write(bytes(100_000))
+
+    writing = asyncio.ensure_future(write())
+    await until(
+        lambda: any(stream.receive_left < 100_000 for c in desk.server.connections for stream in c.streams.values())
+    )
+    (connection,) = desk.server.connections
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+        assert connection.unfinished_bytes < 3 * STREAM_WINDOW
+    writing.cancel()
+    call.cancel()
+    await until(lambda: not connection.streams)
+    assert connection.unfinished_bytes == 0
