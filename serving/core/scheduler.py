@@ -292,6 +292,8 @@ class Scheduler:
         choice = request.eligibility
         if variant == choice.best or self.variants[variant].accuracy >= self.variants[choice.best].accuracy:
             return choice.reason
+        if choice.best in self.latency.suspended:
+            return "unavailable"
         budget_s = request.deadline_s - request.arrival_s - self.overhead_s
         safe_s = self.latency.mean_s(choice.best, request.rows) * self.latency.quantile_ratio(
             self.options.plan_quantile

@@ -1,6 +1,7 @@
 """Remote variants in a gateway whose endpoint is a function of the test's."""
 
 import asyncio
+import random
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,10 @@ from models.manifest import ManifestError
 from models.session import VariantLost
 from serving import remotes as remotes_module
 from serving.core.breaker import BreakerOptions
-from serving.core.errors import Unavailable
+from serving.core.errors import GearshiftError, Unavailable
+from serving.gateway import Result
 from serving.metrics import stat
-from serving.ports import ModelFailed, VariantUnavailable
+from serving.ports import Execution, ModelFailed, Tensors, VariantUnavailable
 from serving.remotes import Remotes
 from serving.testing import FakeBackend
 from tests.support.gateways import House, edge_and_cloud
@@ -218,3 +220,46 @@ async def test_after_the_end_nobody_is_asked(make_house: MakeHouse, cloud: Cloud
 async def test_a_family_of_files_has_nothing_to_watch(house: House) -> None:
     assert isinstance(house.dispatcher._remotes[house.lane], Remotes)
     assert not house.dispatcher._remotes[house.lane]._breakers
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_the_endpoint_does_each_request_ends_once(
+    make_house: MakeHouse, cloud: Cloud, seed: int
+) -> None:
+    """Batches on the endpoint fail as drawn, in any order with answers, probes and callers who leave."""
+    draw = random.Random(seed)
+
+    class Moody(FakeBackend):
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+            for _ in range(draw.randrange(4)):
+                await asyncio.sleep(0)
+            if variant == "cloud" and draw.random() < 0.6:
+                raise VariantUnavailable("no answer")
+            return await super().run(model, variant, inputs, budget_s)
+
+    house = await house_of(make_house, Moody(workers=2))
+    calls, left = [], set()
+    for tag in range(80):
+        cloud.error = VariantLost("nobody there") if draw.random() < 0.5 else None
+        pin = draw.choice((None, None, None, "cloud", "small"))
+        calls.append(house.call(tag, variant=pin, latency_s=draw.choice((0.005, 0.05, 5.0))))
+        if draw.random() < 0.1:
+            gone = draw.randrange(len(calls))
+            if not calls[gone].done() and calls[gone].cancel():
+                left.add(gone)
+        if draw.random() < 0.5:
+            house.clock.advance(0.002)
+            await house.settle()
+    async with asyncio.timeout(30):
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+    for tag, end in enumerate(ends):
+        if isinstance(end, Result):
+            assert end.outputs["tag"].tolist() == [tag]
+        else:
+            assert isinstance(end, GearshiftError | asyncio.CancelledError), end
+    begun = sum(house.counts().values())
+    # One that left before it was looked at was never a request.
+    assert len(calls) - len(left) <= begun <= len(calls)
+    assert house.count("met") + house.count("late") == sum(isinstance(end, Result) for end in ends)
+    assert not house.lane.scheduler.queue
+    assert house.dispatcher.workers.in_flight == 0

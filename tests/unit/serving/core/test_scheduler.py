@@ -315,6 +315,14 @@ def test_what_waits_goes_on_without_the_suspended_variant() -> None:
     assert scheduler.explain(both, 1) == "unavailable"
 
 
+def test_an_answer_that_was_under_way_says_why_it_was_not_better() -> None:
+    scheduler = scheduler_of(edge_and_cloud(), exact=True)
+    taken = request(500, ALL)
+    assert scheduler.explain(taken, 0) == "load"
+    scheduler.suspend(2)
+    assert scheduler.explain(taken, 0) == "unavailable"
+
+
 def test_what_came_back_queues_by_its_deadline_again() -> None:
     scheduler = scheduler_of(edge_and_cloud(), exact=True)
     first, second = request(100, ALL), request(300, ALL)
