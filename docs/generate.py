@@ -46,6 +46,11 @@ UNITS = {
     "max_connections": "connections",
     "max_headers": "lines",
     "replicas": "processes",
+    "target_busy": "share, above 0, at most 1",
+    "max_accuracy_forgone": "accuracy, 0 to 1",
+    "min_attainment": "share, 0 to 1",
+    "max_up_factor": "factor, 1 or more",
+    "max_down_share": "share, above 0, at most 1",
     "workers": "batches",
 }
 """Unit by the end of a setting's name."""

@@ -326,6 +326,12 @@ class Settings(_Section):
     log: LogSettings = Field(default_factory=LogSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.autoscaling.max_replicas and self.engine.kind == "inprocess":
+            raise ValueError("autoscaling.max_replicas needs engine.kind = 'ray': one process has no replicas")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """Where this server keeps its sockets, metric files and state while it runs: shared by its replicas."""

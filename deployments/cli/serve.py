@@ -45,6 +45,12 @@ def serve(
         typer.Option(help="colocated: models run in the gateway. split: in workers.", show_default="colocated"),
     ] = None,
     replicas: Annotated[int | None, typer.Option(help="Gateway replicas.", show_default="1")] = None,
+    min_replicas: Annotated[
+        int | None, typer.Option(help="Fewest replicas of an autoscaled server.", show_default="those started")
+    ] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="Scale with the load, up to so many replicas.", show_default="no autoscaling")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Batches at the same time.", show_default="one a core")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of the API.", show_default="8000")] = None,
@@ -66,6 +72,7 @@ def serve(
         overrides={
             "server": {"host": host, "http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port},
             "engine": {"kind": engine, "topology": topology, "replicas": replicas, "workers": workers},
+            "autoscaling": {"min_replicas": min_replicas, "max_replicas": max_replicas},
             "models": {"repository": model or models, "name": name},
         },
     )

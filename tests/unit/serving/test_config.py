@@ -248,6 +248,10 @@ def test_bounds_that_make_no_sense_are_refused(values: dict[str, object], messag
     assert message in error_of(autoscaling=values)
 
 
+def test_one_process_is_not_scaled() -> None:
+    assert "needs engine.kind = 'ray'" in error_of(engine={"kind": "inprocess"}, autoscaling={"max_replicas": 2})
+
+
 def test_colocated_replicas_that_may_come_have_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "usable_cores", lambda: 8)
     assert load_settings(environ={}, overrides={"autoscaling": {"max_replicas": 4}}).thread_workers() == 2
