@@ -1,11 +1,14 @@
 """Trace and log settings in Triton's words, and what of its extensions is not offered; for every protocol."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from serving.config import TracingSettings
-from serving.core.errors import InvalidRequest
+from serving.core.errors import InvalidRequest, Unavailable
+from serving.logs import current_level, set_level
 
 NO_SHARED_MEMORY = "shared memory is not offered: send tensors in the request, in binary form where size matters"
 TRACING_FIXED = "trace settings are made when the server starts, in section [tracing] of its configuration"
@@ -70,3 +73,16 @@ def changed_level(level: str, change: LogChange) -> str:
     if not ladder[-1]:
         raise InvalidRequest("log_error: errors are always logged")
     return ("debug", "info", "warning", "error")[ladder.index(True)]
+
+
+async def change_logging(run_folder: Path, change: LogChange) -> dict[str, Any]:
+    """Change what every process of the node logs; returns the settings then.
+
+    Raises `InvalidRequest` as `changed_level` does, and `Unavailable` when the node cannot be told.
+    """
+    level = changed_level(current_level(), change)
+    try:
+        await asyncio.to_thread(set_level, run_folder, level)
+    except OSError as error:
+        raise Unavailable("the log level cannot be changed now: the server's run folder cannot be written") from error
+    return log_settings(level)

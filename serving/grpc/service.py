@@ -18,13 +18,13 @@ from serving.grpc.framing import Message
 from serving.grpc.infer import Inference
 from serving.grpc.request import read_message
 from serving.http.describe import EXTENSIONS
-from serving.logs import current_level, set_level
+from serving.logs import current_level
 from serving.metrics import Metrics
 from serving.triton_settings import (
     NO_SHARED_MEMORY,
     TRACING_FIXED,
     LogChange,
-    changed_level,
+    change_logging,
     log_settings,
     trace_settings,
 )
@@ -144,12 +144,12 @@ class InferenceService:
 
     async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
         """What is logged, in every gateway of the node; changed where settings are given."""
-        level = current_level()
         if request.settings:
-            level = changed_level(level, _log_change(request.settings))
-            await asyncio.to_thread(set_level, self._settings.run_folder, level)
+            settings = await change_logging(self._settings.run_folder, _log_change(request.settings))
+        else:
+            settings = log_settings(current_level())
         answer = pb.LogSettingsResponse()
-        for name, value in log_settings(level).items():
+        for name, value in settings.items():
             kind = {bool: "bool_param", int: "uint32_param", str: "string_param"}[type(value)]
             setattr(answer.settings[name], kind, value)
         return answer

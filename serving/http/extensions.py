@@ -1,6 +1,5 @@
 """Triton's extensions around serving: trace and log settings, shared memory. Supported, or refused in clear words."""
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -11,20 +10,18 @@ from serving.config import Settings, TracingSettings
 from serving.core.errors import InvalidRequest, UnknownModel
 from serving.gateway import Gateway
 from serving.http.schemas import LOGGING, NO_REGIONS, TRACE, answers
-from serving.logs import current_level, set_level
+from serving.logs import current_level
 from serving.triton_settings import (
     NO_SHARED_MEMORY,
     TRACING_FIXED,
     LogChange,
-    changed_level,
+    change_logging,
     log_settings,
     trace_settings,
 )
 
 MAX_SETTINGS_BYTES = 16 * 1024
 _REGIONS = ("system", "cuda")
-
-
 _LOG_CHANGE = msgspec.json.Decoder(LogChange)
 
 
@@ -75,9 +72,7 @@ def _add_logging(app: FastAPI, settings: Settings) -> None:
         responses=answers(LOGGING),
     )
     async def set_logging(request: Request) -> dict[str, Any]:
-        level = changed_level(current_level(), read_change(await _body(request)))
-        await asyncio.to_thread(set_level, settings.run_folder, level)
-        return log_settings(level)
+        return await change_logging(settings.run_folder, read_change(await _body(request)))
 
 
 def _add_shared_memory(app: FastAPI, kind: str) -> None:

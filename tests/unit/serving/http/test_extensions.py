@@ -2,13 +2,16 @@
 
 import itertools
 import json
+import logging
+from pathlib import Path
 
 import pytest
 
 from serving.config import TracingSettings
-from serving.core.errors import InvalidRequest
+from serving.core.errors import InvalidRequest, Unavailable
 from serving.http.extensions import read_change
-from serving.triton_settings import changed_level, log_settings, trace_settings
+from serving.logs import OWN_LOGGER, current_level
+from serving.triton_settings import LogChange, change_logging, changed_level, log_settings, trace_settings
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -65,6 +68,15 @@ def test_what_is_not_offered(settings: dict, text: str) -> None:
 def test_what_is_no_settings(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="log settings"):
         read_change(body)
+
+
+async def test_a_level_that_cannot_be_told_to_the_node_is_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(OWN_LOGGER), "level", logging.INFO)
+    with pytest.raises(Unavailable, match="run folder"):
+        await change_logging(tmp_path / "gone", LogChange(log_verbose_level=1))
+    assert current_level() == "info"
 
 
 def test_traces_are_told_as_they_are() -> None:
