@@ -252,6 +252,8 @@ class FleetEntry(_Strict):
     topology: Literal["colocated", "split"] = "colocated"
     staleness_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 0.0
     """Age of what one gateway knows of the batches that others sent to shared workers (split)."""
+    weights: dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]] = Field(default_factory=dict)
+    """What models may count on of the workers while all want them, as the setting `scheduler.weights`; else 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -30,6 +30,7 @@ NOT_SETTINGS = frozenset({"GEARSHIFT_API_KEY", "GEARSHIFT_CONFIG", "GEARSHIFT_FA
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
 
@@ -58,6 +59,13 @@ def _known_versions(text: str) -> str:
 def _listed(value: object) -> object:
     """A list in one text, as an environment variable has it."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _weighed(value: object) -> object:
+    """Names and weights in one text, as an environment variable has them."""
+    if not isinstance(value, str):
+        return value
+    return dict(part.strip().rpartition("=")[::2] for part in value.split(",") if part.strip())
 
 
 class ServerSettings(_Section):
@@ -202,6 +210,9 @@ class SchedulerSettings(_Section):
     """Share of batches that must be as fast as admission assumes."""
     energy_weight: Annotated[float, Field(ge=0)] = 0.0
     """Accuracy worth giving up to save one millijoule a row."""
+    weights: Annotated[dict[str, Weight], BeforeValidator(_weighed)] = Field(default_factory=dict)
+    """What models may count on of the workers while all want them, relative to each other: `fashion=2,text=1`. A model
+    that is not named weighs 1."""
 
 
 class LogSettings(_Section):

@@ -13,6 +13,7 @@ from serving.core.admission import Admitted, Rejected
 from serving.core.errors import Expired, GearshiftError, InputRefusedByModel, InternalError, Unavailable
 from serving.core.request import Request
 from serving.core.scheduler import Dispatch, Expire, Wait
+from serving.core.shares import Shares
 from serving.core.workers import Workers
 from serving.lane import Lane
 from serving.ports import (
@@ -88,11 +89,15 @@ class Dispatcher:
         self._batches: dict[asyncio.Task[None], tuple[Dispatch, float]] = {}
         self._closed = False
         self.busy_s = 0.0
+        self._shares: Shares[Lane] = Shares()
+        for lane in self._lanes:
+            self._shares.add(lane, lane.weight)
         self._remotes = {lane: self._watch(lane) for lane in self._lanes}
 
     def add(self, lane: Lane) -> None:
         """Serve one lane more."""
         self._lanes = (*self._lanes, lane)
+        self._shares.add(lane, lane.weight)
         self._remotes[lane] = self._watch(lane)
 
     def _watch(self, lane: Lane) -> Remotes:
@@ -107,13 +112,16 @@ class Dispatcher:
         lane.closed = True
         self._remotes.pop(lane).close()
         self._lanes = tuple(other for other in self._lanes if other is not lane)
+        self._shares.remove(lane)
 
     def submit(self, lane: Lane, request: Request) -> Admitted | Rejected:
         """Offer a request; when it is admitted its future will be settled. Raises `Unavailable` after `close`."""
         if self._closed or lane.closed:
             raise Unavailable(STOPPED)
         now_s = self._clock()
-        verdict = lane.scheduler.offer(request, now_s, self.workers.free_at_s(now_s))
+        self._shares.asked(lane, lane.scheduler.work_s(request), len(self.workers), now_s)
+        free_at_s, _ = self._counted(lane, now_s)
+        verdict = lane.scheduler.offer(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
             self._wake()
         return verdict
@@ -121,7 +129,8 @@ class Dispatcher:
     def turn_away(self, lane: Lane, received_s: float, deadline_s: float) -> Rejected | None:
         """A refusal for a request that nobody has read yet, in an overload; else None."""
         now_s = self._clock()
-        return lane.scheduler.turn_away(received_s, deadline_s, now_s, self.workers.free_at_s(now_s))
+        free_at_s, _ = self._counted(lane, now_s)
+        return lane.scheduler.turn_away(received_s, deadline_s, now_s, free_at_s)
 
     def follow(self) -> None:
         """Count on as many workers as the backend has now. To be called now and then where their number changes."""
@@ -170,21 +179,24 @@ class Dispatcher:
             self._timer.cancel()
             self._timer = None
         wake_at_s = float("inf")
-        for lane in self._by_urgency():
+        for lane in self._in_order():
             wake_at_s = min(wake_at_s, self._serve(lane))
         if wake_at_s < float("inf"):
             self._timer = self._loop.call_later(max(wake_at_s - self._clock(), MIN_TIMER_S), self._pump)
 
-    def _by_urgency(self) -> Sequence[Lane]:
-        waiting = [lane for lane in self._lanes if lane.scheduler.queue]
-        waiting.sort(key=lambda lane: lane.scheduler.queue.head.deadline_s)
-        return waiting
+    def _in_order(self) -> Sequence[Lane]:
+        waiting = [(lane.scheduler.queue.head.deadline_s, lane) for lane in self._lanes if lane.scheduler.queue]
+        return self._shares.order(waiting, self._clock())
+
+    def _counted(self, lane: Lane, now_s: float) -> tuple[Sequence[float], float]:
+        """When the workers that the lane may count on are free, and how much of their time is its own."""
+        return self._shares.counted(lane, now_s, self.workers.free_at_s(now_s))
 
     def _serve(self, lane: Lane) -> float:
         """Carry out one lane's decisions; returns when it wants to be asked again."""
         while True:
             now_s = self._clock()
-            decision = lane.scheduler.decide(now_s, self.workers.idle, self.workers.free_at_s(now_s))
+            decision = lane.scheduler.decide(now_s, self.workers.idle, *self._counted(lane, now_s))
             match decision:
                 case Dispatch():
                     self._start(lane, decision, now_s)
@@ -195,6 +207,7 @@ class Dispatcher:
 
     def _start(self, lane: Lane, batch: Dispatch, now_s: float) -> None:
         worker = self.workers.start(now_s, batch.expected_s)
+        self._shares.charge(lane, batch.expected_s, len(self.workers), now_s)
         lane.in_flight += 1
         # A clean context: a batch belongs to all its requests, so it must not inherit (and be cancelled
         # with) the context of the one whose arrival happened to start it.

@@ -57,6 +57,8 @@ class Lane:
         self.family = family
         self.profiles = profiles
         self.key = f"{family.name}/{family.version}"
+        self.weight = settings.weights.get(family.name, 1.0)
+        """What it may count on of the workers, relative to other models."""
         self.variants = view_variants(family, profiles, batch_overhead_s)
         policy = policy_of(settings)
         options = SchedulerOptions(

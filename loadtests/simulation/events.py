@@ -139,7 +139,9 @@ class Simulation:
 
     def _offer(self, gateway: Gateway, model: int, request: Request) -> None:
         now_s = self._now_s
-        verdict = gateway.schedulers[model].offer(request, now_s, gateway.workers.free_at_s(now_s))
+        scheduler = gateway.schedulers[model]
+        gateway.shares.asked(model, scheduler.work_s(request), len(gateway.workers), now_s)
+        verdict = scheduler.offer(request, now_s, gateway.counted(model, now_s)[0])
         if isinstance(verdict, Admitted):
             self._moved[gateway] = None
         else:
@@ -163,7 +165,7 @@ class Simulation:
     def _pump(self, gateway: Gateway) -> None:
         """Let the schedulers decide until none has anything to do now; then sleep until the next moment."""
         wake_s = inf
-        for model in gateway.by_urgency():
+        for model in gateway.in_order(self._now_s):
             wake_s = min(wake_s, self._serve(gateway, model))
         gateway.due_s = max(wake_s, self._now_s + MIN_TIMER_S)
         if wake_s < inf:
@@ -174,9 +176,10 @@ class Simulation:
         scheduler, workers, now_s = gateway.schedulers[model], gateway.workers, self._now_s
         note = self.records.decision_s.append
         while True:
-            idle, free_at_s = workers.idle, workers.free_at_s(now_s)
+            idle = workers.idle
+            free_at_s, share = gateway.counted(model, now_s)
             started_s = perf_counter()
-            decision = scheduler.decide(now_s, idle, free_at_s)
+            decision = scheduler.decide(now_s, idle, free_at_s, share)
             note(perf_counter() - started_s)
             match decision:
                 case Dispatch():
@@ -203,6 +206,7 @@ class Simulation:
             booked=gateway.workers.start(now_s, decision.expected_s),
             decided_s=now_s,
         )
+        gateway.shares.charge(model, decision.expected_s, len(gateway.workers), now_s)
         batch.worker = gateway.route.choose(batch, now_s)
         reach_s = now_s
         if self._hand_off_s:

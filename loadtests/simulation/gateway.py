@@ -10,6 +10,7 @@ from loadtests.simulation.setting import Assumptions, Fleet
 from serving.core.demand import DemandOptions
 from serving.core.policies.registry import NamedPolicy
 from serving.core.scheduler import Scheduler, SchedulerOptions
+from serving.core.shares import Shares
 from serving.core.workers import Workers, fair_share
 
 SPLIT_DEPTH = 2
@@ -19,9 +20,11 @@ SPLIT_DEPTH = 2
 class Gateway:
     """One gateway: its schedulers, its bookings, its event loop."""
 
-    __slots__ = ("armed_s", "due_s", "loop_free_s", "number", "pool", "route", "schedulers", "workers")
+    __slots__ = ("armed_s", "due_s", "loop_free_s", "number", "pool", "route", "schedulers", "shares", "workers")
 
-    def __init__(self, number: int, schedulers: list[Scheduler], workers: Workers, pool: Pool) -> None:
+    def __init__(
+        self, number: int, schedulers: list[Scheduler], workers: Workers, pool: Pool, weights: Sequence[float] = ()
+    ) -> None:
         self.number = number
         self.schedulers = schedulers
         self.workers = workers
@@ -29,17 +32,26 @@ class Gateway:
         self.route: Booked | TwoChoices = Booked()
         self.due_s = inf
         """When its policies want to be asked again."""
+        self.shares: Shares[int] = Shares()
+        """Of the models, by number."""
+        for model in range(len(schedulers)):
+            self.shares.add(model, weights[model] if weights else 1.0)
         self.armed_s = inf
         """The earliest timer that is set."""
         self.loop_free_s = 0.0
 
-    def by_urgency(self) -> Sequence[int]:
-        """The models that have requests waiting, the one with the earliest deadline first."""
-        schedulers = self.schedulers
-        waiting = [number for number, scheduler in enumerate(schedulers) if scheduler.queue]
-        if len(waiting) > 1:
-            waiting.sort(key=lambda number: schedulers[number].queue.head.deadline_s)
-        return waiting
+    def in_order(self, now_s: float) -> Sequence[int]:
+        """The models that have requests waiting, in the order in which the dispatcher serves them."""
+        waiting = [
+            (scheduler.queue.head.deadline_s, number)
+            for number, scheduler in enumerate(self.schedulers)
+            if scheduler.queue
+        ]
+        return self.shares.order(waiting, now_s) if waiting else ()
+
+    def counted(self, model: int, now_s: float) -> tuple[Sequence[float], float]:
+        """When the workers that the model may count on are free, and how much of their time is its own."""
+        return self.shares.counted(model, now_s, self.workers.free_at_s(now_s))
 
 
 def open_gateways(
@@ -54,7 +66,8 @@ def open_gateways(
         schedulers = open_schedulers(served, policy, assumptions)
         share = fair_share(fleet.workers, fleet.gateways) if fleet.split else fleet.workers
         workers = Workers(share, SPLIT_DEPTH if fleet.split else 1)
-        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers, host))
+        weights = [fleet.weights.get(family.name, 1.0) for family in served]
+        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers, host), weights)
         if fleet.split:
             gateway.route = route
         gateways.append(gateway)

@@ -1,5 +1,6 @@
 """What is simulated besides the load: gateways, workers, and what is assumed of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loadtests.durations import Overhead
@@ -15,6 +16,8 @@ class Fleet:
     split: bool = False
     staleness_s: float = 0.0
     """Age of what a gateway knows of the batches that others sent to shared workers."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the models, as the setting `scheduler.weights`."""
 
     @property
     def total_workers(self) -> int:

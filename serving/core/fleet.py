@@ -45,6 +45,8 @@ class FleetSnapshot:
     """Processor time a batch costs besides the model."""
     overhead_s: float = 0.0
     """Time an answer spends in the gateway besides the queue and the model."""
+    share: float = 1.0
+    """Part of these workers' time that this model may count on; the rest is other models'."""
 
 
 def view_variants(

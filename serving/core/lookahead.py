@@ -214,7 +214,7 @@ class LookAhead:
             self._hull(horizon_s, int((queue.rows + expected * FILLING) / len(fleet.free_at_s))),
             queue.rows + expected,
             open_s,
-            self._settings.utilization,
+            self._settings.utilization * fleet.share,
             self._latency.slowdown,
         )
 

@@ -142,6 +142,10 @@ class Scheduler:
                 self.demand.refused(request.eligibility, request.rows)
         return verdict
 
+    def work_s(self, request: Request) -> float:
+        """Worker time of the request on its cheapest variant, as things go now."""
+        return self._plan.work_s(request) * self.latency.slowdown
+
     def refusing(self, now_s: float) -> bool:
         """Whether a request has been refused a moment ago."""
         return now_s - self._refused_at_s <= REFUSING_S
@@ -171,10 +175,11 @@ class Scheduler:
         self.demand.refused(self._anyone, 1)
         return judged
 
-    def decide(self, now_s: float, idle: int, free_at_s: Sequence[float]) -> Decision:
+    def decide(self, now_s: float, idle: int, free_at_s: Sequence[float], share: float = 1.0) -> Decision:
         """The policy's decision; what is dispatched or expired has left the queue when this returns.
 
-        `idle` batches may start now; `free_at_s` says when each worker becomes free, rising.
+        `idle` batches may start now; `free_at_s` says when each worker that may be counted on becomes
+        free, the next to be used first; `share` is the part of their time that is this model's.
         """
         fleet = FleetSnapshot(
             idle=idle,
@@ -183,6 +188,7 @@ class Scheduler:
             horizon_s=max(self._horizon_s, MIN_HORIZON_S),
             batch_overhead_s=self.options.batch_overhead_s,
             overhead_s=self.overhead_s,
+            share=share,
         )
         decision = self._policy.decide(now_s, self.queue, fleet)
         if isinstance(decision, Dispatch | Expire):

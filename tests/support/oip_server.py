@@ -30,6 +30,7 @@ def running(endpoint: Endpoint) -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or the body waits 40 ms for the client to acknowledge the head
 
         def setup(self) -> None:
             endpoint.connections += 1

@@ -34,6 +34,7 @@ SCALE_ACCURACY = {"exact": 0.9, "medium": 0.8, "quick": 0.6}
 PADDING = Padding(axis=1, buckets=(4, 8, 64), value=0)
 _SCALE_PRODUCTS = {"exact": 12, "medium": 4, "quick": 0}
 _SLOW_PRODUCTS = 90
+_WEIGHTY_PRODUCTS = 2
 
 Value = onnx.ValueInfoProto
 Node = onnx.NodeProto
@@ -203,6 +204,18 @@ def slow_model() -> bytes:
     nodes = [*ballast, helper.make_node("Sum", ["x", "one", "zero"], ["y"])]
     constants["one"] = np.array(1.0, np.float32)
     return _model(nodes, [_float("x", "rows", 1)], [_float("y", "rows", 1)], constants)
+
+
+def weighty_model() -> bytes:
+    """x FP32 [-1,2] -> y = 2x, in some milliseconds: the noise of a busy host is small beside them."""
+    ballast, constants = _ballast("x", _WEIGHTY_PRODUCTS)
+    constants["two"] = np.array(2.0, np.float32)
+    nodes = [
+        *ballast,
+        helper.make_node("Mul", ["x", "two"], ["doubled"]),
+        helper.make_node("Add", ["doubled", "zero"], ["y"]),
+    ]
+    return _model(nodes, [_float("x", "rows", 2)], [_float("y", "rows", 2)], constants)
 
 
 def plain_model() -> bytes:

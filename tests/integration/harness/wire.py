@@ -66,6 +66,11 @@ class Connection:
             body = await self._reader.readexactly(int(headers.get("content-length", "0")))
         return Reply(int(head[0].split()[1]), headers, body)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server has closed it."""
+        return self._reader.at_eof()
+
     async def rest(self) -> bytes:
         """Everything until the server closes."""
         async with asyncio.timeout(HANG_S):

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -7,7 +8,9 @@ import pytest
 
 from models import calibrate
 from models.calibrate import (
+    ASSUMED_REMOTE,
     BATCH_ROWS,
+    REMOTE_AGE_S,
     fingerprint,
     known_profiles,
     least_seconds,
@@ -16,8 +19,9 @@ from models.calibrate import (
     profile_family,
     random_inputs,
 )
-from models.manifest import Datatype, Family, LatencyProfile, Padding, TensorSpec, Variant
-from models.session import ModelRunError, Session, Tensor
+from models.cascade import composed
+from models.manifest import Cascade, Datatype, Family, LatencyProfile, Padding, Remote, TensorSpec, Variant
+from models.session import ModelRunError, Session, Tensor, VariantLost
 from tests.support import tiny_models
 
 
@@ -226,3 +230,73 @@ def test_beside_traffic_it_rests_in_proportion_to_its_work(monkeypatch: pytest.M
     profile = measure(timed.as_session(), family(4), within_s=1.0, duty=0.2)
     assert sum(rested) == pytest.approx(4 * timed.now_s), "a fifth of the time was work"
     assert profile.seconds == pytest.approx([ALL_PAY[rows] / 1e3 for rows in (1, 2, 4)]), "and rest is not counted"
+
+
+def mixed(**more: Variant) -> Family:
+    """The family of two files, with other variants before them."""
+    plain = family(4)
+    return plain.model_copy(update={"variants": (*more.values(), *plain.variants)})
+
+
+RULE = Cascade(first="b", then="a", output="x", threshold=0.5, escalation=0.25)
+CLOUD = Variant(name="cloud", remote=Remote(url="http://cloud.invalid", model="big"))
+
+
+def test_a_cascade_is_composed_and_never_measured(sessions: Sessions, tmp_path: Path) -> None:
+    whole = mixed(both=Variant(name="both", cascade=RULE))
+    found = profile_family(whole, sessions, cache_dir=tmp_path, watts_per_core=10.0)
+    assert sessions.asked == ["a", "b"]
+    assert list(found) == ["both", "a", "b"]
+    assert found["both"] == composed(found["b"], found["a"], 0.25)
+    assert known_profiles(whole, cache_dir=tmp_path, watts_per_core=10.0) == found
+
+
+def test_the_profile_of_an_endpoint_is_believed_for_a_while(
+    sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = mixed(cloud=CLOUD)
+
+    def again() -> None:
+        profile_family(whole, sessions, cache_dir=tmp_path, watts_per_core=10.0)
+
+    again()
+    again()
+    assert sessions.asked == ["cloud", "a", "b"]
+    place = tmp_path / f"{fingerprint(CLOUD, whole.inputs)}.json"
+    written_s = place.stat().st_mtime
+    os.utime(place, (written_s, written_s - REMOTE_AGE_S - 60))
+    assert known_profiles(whole, cache_dir=tmp_path, watts_per_core=10.0) is None
+    again()
+    assert sessions.asked == ["cloud", "a", "b", "cloud"]
+
+
+def test_profiles_of_endpoints_are_told_apart() -> None:
+    others = [
+        CLOUD.remote,
+        Remote(url="http://other.invalid", model="big"),
+        Remote(url="http://cloud.invalid", model="bigger"),
+        Remote(url="http://cloud.invalid", model="big", version="2"),
+        Remote(url="http://cloud.invalid", model="big", variant="x"),
+    ]
+    assert len({fingerprint(Variant(name="cloud", remote=remote)) for remote in others}) == len(others)
+    patient = Remote(url="http://cloud.invalid", model="big", timeout_ms=9.0)
+    assert fingerprint(Variant(name="c", remote=patient)) == fingerprint(CLOUD)
+
+
+def test_an_endpoint_that_is_away_is_measured_another_time(sessions: Sessions, tmp_path: Path) -> None:
+    away = True
+    said: list[str] = []
+
+    def runner_of(variant: Variant) -> Session:
+        if away and variant.remote is not None:
+            raise VariantLost("nobody there")
+        return sessions(variant)
+
+    def found() -> dict[str, LatencyProfile]:
+        return profile_family(mixed(cloud=CLOUD), runner_of, cache_dir=tmp_path, watts_per_core=0, progress=said.append)
+
+    assert found()["cloud"] == ASSUMED_REMOTE
+    assert "m cloud does not answer: nobody there" in said
+    away = False
+    assert found()["cloud"] != ASSUMED_REMOTE
+    assert sessions.asked == ["a", "b", "cloud"]

@@ -255,3 +255,11 @@ def test_one_process_is_not_scaled() -> None:
 def test_colocated_replicas_that_may_come_have_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "usable_cores", lambda: 8)
     assert load_settings(environ={}, overrides={"autoscaling": {"max_replicas": 4}}).thread_workers() == 2
+
+
+def test_models_whose_answers_are_kept_are_named() -> None:
+    assert not Settings().cache.keeps("m")
+    named = load_settings(environ={"GEARSHIFT_CACHE__MODELS": "m, other", "GEARSHIFT_CACHE__MAX_AGE_S": "5"}).cache
+    assert [named.keeps(model) for model in ("m", "other", "third")] == [True, True, False]
+    assert named.max_age_s == 5.0
+    assert load_settings(environ={"GEARSHIFT_CACHE__MODELS": "*"}).cache.keeps("any")
