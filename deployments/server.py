@@ -1,5 +1,6 @@
 """`gearshift serve` under Ray: a private cluster, the application on it, and a drain at the end."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,13 +12,18 @@ from deployments.cluster import start_cluster
 from deployments.node import ClusterError, Progress
 from deployments.options import configure_environment
 from models.calibrate import profile_family
+from models.canary import CanaryError
+from models.manifest import ManifestError
 from models.runner import open_variant
 from serving.catalog import open_catalog
 from serving.config import Settings
+from serving.engine import try_unknown
 
 APPLICATION = "gearshift"
 READY_TIMEOUT_S = 120.0
 STOP_MARGIN_S = 10.0
+
+log = logging.getLogger("gearshift.server")
 
 
 def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], None]) -> int:
@@ -51,13 +57,18 @@ def run_on_ray(settings: Settings, progress: Progress, announce: Callable[[], No
 def _calibrate(settings: Settings, progress: Progress) -> None:
     """Measure what this host does not know yet, before replicas compete for it; they find it in the cache."""
     for artifact in open_catalog(settings.models):
-        profile_family(
-            artifact.family,
-            partial(open_variant, artifact),
-            cache_dir=settings.models.cache_dir,
-            watts_per_core=settings.models.watts_per_core,
-            progress=progress,
-        )
+        try:
+            if settings.models.control != "none":
+                try_unknown(settings, artifact, progress)
+            profile_family(
+                artifact.family,
+                partial(open_variant, artifact),
+                cache_dir=settings.models.cache_dir,
+                watts_per_core=settings.models.watts_per_core,
+                progress=progress,
+            )
+        except (CanaryError, ManifestError) as error:  # the replicas find the same, and tell it
+            log.warning("not measured: %s: %s", artifact.key, error)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 
+from models.canary import CanaryError
 from models.manifest import LatencyProfile, ManifestError
 from models.repository import Artifact, RepositoryError
 from serving.catalog import Catalog, names_at_start
@@ -53,7 +54,7 @@ class Shelf:
         for artifact in await asyncio.to_thread(self._at_start):
             try:
                 await self.hold(artifact.key, artifact.digest, beside_traffic=False)
-            except ManifestError as error:
+            except (ManifestError, CanaryError) as error:
                 log.warning("not loaded: %s: %s", artifact.key, error)
 
     async def hold(self, key: str, digest: str, *, beside_traffic: bool) -> Profiles:

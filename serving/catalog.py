@@ -73,8 +73,9 @@ class Catalog:
         """Raises `RepositoryError` when the repository is of a kind that cannot be read here."""
         place = settings.repository or demo_repository()
         self.place = str(place)
-        self.careful = False
-        """Whether models without a manifest are first opened in a process of their own: others are being served."""
+        self.careful = settings.control != "none"
+        """Whether models without a manifest are first opened in a process of their own: nobody watches this one, or
+        others are being served by it."""
         self._bare = place if isinstance(place, Path) and place.suffix == MODEL_SUFFIX and not place.is_dir() else None
         self._name = settings.name
         self._policy = read_policy(settings.versions)

@@ -82,17 +82,26 @@ def bring_up(
 ) -> tuple[dict[tuple[str, str], Runner], dict[str, LatencyProfile]]:
     """Load and calibrate one model: its sessions and its profiles. Raises `ManifestError` or `CanaryError`.
 
-    A model whose profiles are known has run on this host before: it needs no trial.
+    Where models come without somebody who watches the start, unknown ones are tried before they are loaded.
+    """
+    if beside_traffic or settings.models.control != "none":
+        try_unknown(settings, artifact, progress)
+    sessions = load_sessions((artifact,), progress)
+    duty = QUIET_DUTY if beside_traffic else 1.0
+    return sessions, calibrated(settings, (artifact,), sessions, progress, duty=duty)[artifact.key]
+
+
+def try_unknown(settings: Settings, artifact: Artifact, progress: Progress) -> None:
+    """Try a model in a process of its own, unless it has run on this host before: then its profiles are known.
+
+    Raises `CanaryError`.
     """
     known = known_profiles(
         artifact.family, cache_dir=settings.models.cache_dir, watts_per_core=settings.models.watts_per_core
     )
-    if beside_traffic and known is None:
+    if known is None:
         progress(f"trying {artifact.key}")
         try_out(artifact)
-    sessions = load_sessions((artifact,), progress)
-    duty = QUIET_DUTY if beside_traffic else 1.0
-    return sessions, calibrated(settings, (artifact,), sessions, progress, duty=duty)[artifact.key]
 
 
 def load_sessions(artifacts: Sequence[Artifact], progress: Progress) -> dict[tuple[str, str], Runner]:

@@ -62,6 +62,20 @@ async def test_beside_traffic_an_unknown_model_is_tried_elsewhere_and_measured_g
     await engine.backend.close()
 
 
+@pytest.mark.parametrize(("control", "tried"), [("none", False), ("poll", True), ("explicit", True)])
+async def test_a_start_tries_unknown_models_where_they_come_by_themselves(
+    tmp_path: Path, artifact: Artifact, monkeypatch: pytest.MonkeyPatch, control: str, tried: bool
+) -> None:
+    """A model that crashes would else be met again at each restart, in the server itself."""
+    told: list[str] = []
+    monkeypatch.setattr(module, "try_out", lambda found: told.append(found.key))
+    models = {"cache_dir": tmp_path / "profiles", "control": control}
+    engine = await local_engine(load_settings(environ={}, overrides={"models": models}), quiet)
+    await engine.load(artifact, quiet, beside_traffic=False)
+    assert bool(told) is tried
+    await engine.backend.close()
+
+
 async def test_a_model_that_fails_its_trial_is_not_loaded(
     settings: Settings, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
