@@ -13,6 +13,7 @@ from serving.http2.frames import HEAD, HEAD_BYTES, MAX_WINDOW, Flag, FrameType, 
 from serving.http2.hpack import Field, HeaderReader, HeadersTooLarge, HpackError
 from serving.http2.huffman import HuffmanReader
 from serving.http2.limits import Http2Limits
+from serving.http2.outbox import Outbox
 from serving.http2.stream import STREAM_WINDOW, Stream
 
 CONNECTION_WINDOW = 8 * 1024 * 1024
@@ -73,7 +74,6 @@ class Connection(asyncio.Protocol):
             max_bytes=self.limits.max_header_bytes,
             max_fields=self.limits.max_headers,
         )
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._preface = True
         self._settled = False
@@ -88,11 +88,7 @@ class Connection(asyncio.Protocol):
         self._pinged_s: float | None = None
         self._choked_since_s: float | None = None
         self._receive_left = CONNECTION_WINDOW
-        self._send_window = frames.DEFAULT_WINDOW
-        self._peer_frame = frames.DEFAULT_FRAME
-        self._blocked: dict[int, Stream] = {}
-        self._out: list[bytes | memoryview] = []
-        self._flush_due = False
+        self._outbox = Outbox(self.clock)
         self._closed = False
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
             FrameType.DATA: self._on_data,
@@ -111,6 +107,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
+        self._outbox.open(self._transport)
         self.house.connections.add(self)
 
     def _greet(self) -> None:
@@ -129,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._closed = True
         self.house.connections.discard(self)
         gone, self.streams = self.streams, {}
-        self._blocked.clear()
+        self._outbox.close()
         for stream in gone.values():
             stream.local_done = True
             stream.wake()
@@ -199,7 +196,6 @@ class Connection(asyncio.Protocol):
     def _turn_away(self) -> None:
         """Somebody speaks HTTP/1.1, or nothing known, on this port."""
         if self._transport is not None:
-            self._out.clear()
             self._transport.write(_NOT_HTTP2)
             self._transport.close()
         self._closed = True
@@ -313,7 +309,7 @@ class Connection(asyncio.Protocol):
             elif name == Setting.MAX_FRAME_SIZE:
                 if not frames.DEFAULT_FRAME <= value < 1 << 24:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame size out of range")
-                self._peer_frame = value
+                self._outbox.longest_frame = value
         self.write(frames.SETTINGS_ACK)
         self._pump()
 
@@ -337,55 +333,25 @@ class Connection(asyncio.Protocol):
         if len(payload) != 4 or not size:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "malformed WINDOW_UPDATE")
         if not number:
-            self._send_window += size
-            if self._send_window > MAX_WINDOW:
+            self._outbox.window += size
+            if self._outbox.window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31")
         elif (stream := self.streams.get(number)) is not None:
             stream.send_window += size
             if stream.send_window > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond 2^31")
-        if self._blocked:
-            self._pump()
+        self._pump()
 
     # Sending.
 
     def write(self, *parts: bytes | memoryview) -> None:
         """Send these bytes with all others of this turn of the event loop."""
-        self._out += parts
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        if self._out and self._transport is not None and not self._closed:
-            self._transport.write(b"".join(self._out))
-        self._out.clear()
+        self._outbox.write(*parts)
 
     def send(self, stream: Stream, head: bytes, data: bytes, tail: bytes | None) -> None:
         """See `Stream.send`."""
-        number = stream.number
-        size = len(data)
-        if not stream.queue and size <= self._send_window and size <= stream.send_window and size <= self._peer_frame:
-            parts = []
-            if head:
-                parts.append(frames.headers(number, head, end=tail is not None and not tail and not data))
-            if data:
-                self._send_window -= size
-                stream.send_window -= size
-                parts += (frames.frame_head(size, FrameType.DATA, 0, number), data)
-            if tail:
-                parts.append(frames.headers(number, tail, end=True))
-            self.write(*parts)
-            if tail is not None:
-                self._finish(stream)
-            return
-        if head:
-            self.write(frames.headers(number, head, end=False))
-        if data:
-            stream.queue.append(memoryview(data))
-        stream.tail = tail
-        self._drive(stream)
+        if self._outbox.send(stream, head, data, tail):
+            self._finish(stream)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """End a stream at once, in both directions."""
@@ -394,32 +360,7 @@ class Connection(asyncio.Protocol):
             self._forget(stream)
 
     def _pump(self) -> None:
-        for stream in list(self._blocked.values()):
-            self._drive(stream)
-
-    def _drive(self, stream: Stream) -> None:
-        """Send of a stream's queue what the client allows."""
-        while stream.queue:
-            chunk = stream.queue[0]
-            size = min(len(chunk), self._send_window, stream.send_window, self._peer_frame)
-            if size <= 0:
-                if stream.number not in self._blocked:
-                    stream.blocked_since_s = self.clock()
-                    self._blocked[stream.number] = stream
-                return
-            self.write(frames.frame_head(size, FrameType.DATA, 0, stream.number), chunk[:size])
-            self._send_window -= size
-            stream.send_window -= size
-            stream.blocked_since_s = self.clock()
-            if size == len(chunk):
-                stream.queue.popleft()
-            else:
-                stream.queue[0] = chunk[size:]
-        self._blocked.pop(stream.number, None)
-        stream.wake()
-        if stream.tail is not None:
-            if stream.tail:
-                self.write(frames.headers(stream.number, stream.tail, end=True))
+        for stream in self._outbox.pump():
             self._finish(stream)
 
     def _finish(self, stream: Stream) -> None:
@@ -433,7 +374,7 @@ class Connection(asyncio.Protocol):
         stream.queue.clear()
         stream.wake()
         self.streams.pop(stream.number, None)
-        self._blocked.pop(stream.number, None)
+        self._outbox.forget(stream)
         if self._last_taken is not None:
             self._close_if_done()
 
@@ -458,14 +399,14 @@ class Connection(asyncio.Protocol):
 
     def _close_if_done(self) -> None:
         if not self.streams and self._transport is not None and not self._closed:
-            self._flush()
+            self._outbox.flush()
             self._closed = True
             self._transport.close()
 
     def _fail(self, code: ErrorCode) -> None:
         """The client broke the protocol: say so, and end."""
         self.write(frames.goaway(self._last, code))
-        self._flush()
+        self._outbox.flush()
         self._closed = True
         if self._transport is not None:
             self._transport.close()
@@ -490,7 +431,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         for stream in list(self.streams.values()):
-            if stream.number in self._blocked and now_s - stream.blocked_since_s > limits.write_timeout_s:
+            if stream.queue and now_s - stream.blocked_since_s > limits.write_timeout_s:
                 self.reset(stream, ErrorCode.CANCEL)
                 stream.lost()
             else:

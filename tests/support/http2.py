@@ -63,6 +63,9 @@ class FakeTransport:
     def close(self) -> None:
         self.closed = True
 
+    def is_closing(self) -> bool:
+        return self.closed or self.aborted
+
     def abort(self) -> None:
         self.aborted = True
 
@@ -129,7 +132,7 @@ class Client:
     def answers(self) -> list[Frame]:
         """What was written since the last look."""
         if not self.transport.closed:
-            self.connection._flush()
+            self.connection._outbox.flush()
         found = read_frames(bytes(self.transport.written))
         self.transport.written.clear()
         return found

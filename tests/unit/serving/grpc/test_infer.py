@@ -146,13 +146,13 @@ async def test_a_caller_whose_deadline_passes_is_told_and_cancelled(desk: Any, t
 async def test_compressed_calls_get_compressed_answers(desk: Any, tags: Tags, algorithm: grpc.Compression) -> None:
     written: list[bytes] = []
     (connection,) = await connected(desk)
-    write = connection.write
+    write = connection._outbox.write
 
     def note(*parts: Any) -> None:
         written.extend(bytes(part) for part in parts)
         write(*parts)
 
-    connection.write = note
+    connection._outbox.write = note
     request = tags(*[5] * 250)
     answer = await infer(desk, request, compression=algorithm)
     assert answer.raw_output_contents[0] == request.raw_input_contents[0]

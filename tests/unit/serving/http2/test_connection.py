@@ -174,6 +174,17 @@ async def test_an_early_answer_stops_the_upload() -> None:
     assert (stop.kind, stop.word()) == (FrameType.RST_STREAM, ErrorCode.NO_ERROR)
 
 
+@pytest.mark.parametrize("size", [5, 40_000])
+async def test_an_answer_without_trailers_ends_with_its_data(size: int) -> None:
+    client = Client()
+    client.headers(1, end=True)
+    client.answers()
+    client.streams[1].send(HEAD, bytes(size), b"")
+    sent = client.answers()
+    assert [found.flags & Flag.END_STREAM for found in sent] == [0] * (len(sent) - 1) + [1]
+    assert client.connection.streams == {}
+
+
 async def test_leaving_loses_no_call() -> None:
     client = Client()
     client.headers(1)
@@ -190,7 +201,7 @@ async def test_leaving_loses_no_call() -> None:
     for number in (1, 3):
         assert not client.transport.closed
         client.streams[number].send(HEAD, b"x", TAIL)
-    client.connection._flush()
+    client.connection._outbox.flush()
     assert client.transport.closed
     assert not client.transport.aborted
 
