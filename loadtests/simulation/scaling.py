@@ -114,6 +114,7 @@ class ScalingSimulation(Simulation):
             open_schedulers(self._served, self._policy, self._assumptions, demand),
             Workers(self._fleet.workers),
             Pool(self._fleet.workers, Host()),
+            [self._fleet.weights.get(family.name, 1.0) for family in self._served],
         )
         self._gateways.append(gateway)
         self._target += 1
