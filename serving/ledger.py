@@ -118,7 +118,7 @@ class Ledger:
         """Whether this replica is the one of its node that looks after the repository. It stays so until it ends."""
         if self._leader is not None:
             return True
-        lock = FileLock(self._folder / "leader.lock")
+        lock = FileLock(self._folder / "leader.lock", thread_local=False)  # let go of in another thread
         try:
             lock.acquire(blocking=False)
         except (Timeout, OSError):

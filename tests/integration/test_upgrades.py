@@ -175,11 +175,13 @@ def test_an_object_store_is_mirrored(start: Starter, models: Path, tmp_path: Pat
     assert {path.parent.name for path in mirror.rglob("only.onnx")} == {"1", "2"}
 
 
-def test_tritonclient_loads_and_unloads(start: Starter, models: Path) -> None:
+@pytest.mark.parametrize("script", ["repository.py", "repository_grpc.py"])
+def test_tritonclient_loads_and_unloads(start: Starter, models: Path, script: str) -> None:
     server = serve(start, models, EXPLICIT)
     assert index_of(server) == {"step/": ("", "")}, "nothing is loaded, so nothing was looked into"
+    address = server.url if script == "repository.py" else f"{server.host}:{server.grpc_port}"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "integration" / "clients" / "repository.py"), server.url],
+        [sys.executable, str(ROOT / "tests" / "integration" / "clients" / script), address],
         capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,5 +1,6 @@
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,10 @@ def test_the_dead_are_not_waited_for(ledger: Ledger, tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_one_leads_until_it_ends(ledger: Ledger, tmp_path: Path) -> None:
+def test_one_leads_until_it_ends_in_whatever_threads(ledger: Ledger, tmp_path: Path) -> None:
     other = Ledger(tmp_path, ModelSettings())
-    assert ledger.lead()
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert elsewhere.submit(ledger.lead).result()
     assert ledger.lead()
     assert not other.lead()
     ledger.leave()
