@@ -50,7 +50,7 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         "/v2/health/ready",
         tags=["health"],
         summary="Whether all models can be called",
-        responses=answers(schemas.READY, s503=schemas.READY),
+        responses=answers(schemas.READY, {503: schemas.READY}),
     )
     async def ready() -> JSONResponse:
         return JSONResponse({"ready": gateway.ready}, status_code=200 if gateway.ready else 503)
@@ -98,7 +98,7 @@ def _add_models(app: FastAPI, gateway: Gateway, metrics: Metrics) -> None:
         return metadata_of(lane, list(gateway.lanes[model]))
 
     @_versioned(
-        app, "/ready", "Whether the model can be called", answers(schemas.MODEL_READY, s503=schemas.MODEL_READY)
+        app, "/ready", "Whether the model can be called", answers(schemas.MODEL_READY, {503: schemas.MODEL_READY})
     )
     async def model_ready(model: str, version: str | None = None) -> JSONResponse:
         gateway.lane(model, version)

@@ -1,5 +1,6 @@
 """What the API answers, as JSON Schema: its documentation, and what the answers are tested against."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 Schema = dict[str, Any]
@@ -165,20 +166,18 @@ INFER_ANSWER: Final = object_of(
 )
 
 
-def answers(schema: Schema | None, text: str = "The answer", **others: Schema) -> Responses:
+def answers(schema: Schema | None, also: Mapping[int, Schema] | None = None) -> Responses:
     """The `responses` of one operation: 200 with this schema (None: an empty body), every other status an error.
 
-    `others`: statuses with a body of their own, as `s503=...`.
+    `also`: statuses with a body of their own.
     """
-    told: Responses = {
-        200: {"description": text, "content": {"application/json": {"schema": schema}}}
-        if schema
-        else {"description": text},
-        "default": {"description": "An error", "content": {"application/json": {"schema": ERROR}}},
-    }
-    for status, other in others.items():
-        told[int(status.removeprefix("s"))] = {
-            "description": "Not now",
-            "content": {"application/json": {"schema": other}},
-        }
+    told: Responses = {200: {"description": "The answer"}, "default": _in_json("An error", ERROR)}
+    if schema is not None:
+        told[200] = _in_json("The answer", schema)
+    for status, other in (also or {}).items():
+        told[status] = _in_json("Not now", other)
     return told
+
+
+def _in_json(text: str, schema: Schema) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}

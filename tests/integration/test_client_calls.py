@@ -41,6 +41,11 @@ PERF_CELLS: dict[str, tuple[str, ...]] = {
     "shared memory": ("--shared-memory", "system"),
     "trace": ("--trace-level", "TIMESTAMPS", "--trace-rate", "5"),
 }
+PERF_BUDGET = {
+    "http": ("-H", "latency-budget-ms:30000"),
+    "grpc": ("--request-parameter", "latency_budget_ms:30000:int"),
+}
+"""The program ends at the first request that is not answered, as one might not be on a busy machine."""
 PERF_ONLY = {"tensors in JSON": "http", "compressed calls": "grpc", "stream": "grpc"}
 
 pytestmark = pytest.mark.timeout(CALLS_WITHIN_S + 120)
@@ -119,6 +124,7 @@ def measured(server: Server, protocol: str, target: str) -> Found:
                 "-i",
                 protocol,
                 *PERF_OPTIONS,
+                *PERF_BUDGET[protocol],
                 *(option.format(metrics=metrics) for option in options),
             ],
             capture_output=True,
