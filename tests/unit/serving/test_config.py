@@ -263,3 +263,13 @@ def test_models_whose_answers_are_kept_are_named() -> None:
     assert [named.keeps(model) for model in ("m", "other", "third")] == [True, True, False]
     assert named.max_age_s == 5.0
     assert load_settings(environ={"GEARSHIFT_CACHE__MODELS": "*"}).cache.keeps("any")
+
+
+@pytest.mark.parametrize(("text", "port"), [("off", "off"), ("8009", 8009), ("0", 0)])
+def test_the_port_of_grpc_may_be_off(text: str, port: int | str) -> None:
+    assert load_settings(environ={"GEARSHIFT_SERVER__GRPC_PORT": text}).server.grpc_port == port
+
+
+def test_another_word_for_the_port_of_grpc_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"server\.grpc_port"):
+        load_settings(environ={"GEARSHIFT_SERVER__GRPC_PORT": "maybe"})
