@@ -35,6 +35,8 @@ FOLLOW_TIMEOUT_S = 120.0
 """How long the caller of a change waits for the other replicas."""
 RETRY_S = 30.0
 """How long after a replica could not load what was agreed it tries again."""
+ENDING_TIMEOUT_S = 30.0
+"""How long a version that is wanted again waits for its own end. Budgets may be an hour."""
 WARM_UP_RUNS = 3
 WARM_UP_BUDGET_S = 30.0
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
@@ -237,7 +239,12 @@ class Stock:
         """Load, calibrate and warm one version; False, and a reason in the index, when that is not possible."""
         key = artifact.key
         if key in self._ending:
-            await asyncio.wait([self._ending[key]])
+            await asyncio.wait([self._ending[key]], timeout=ENDING_TIMEOUT_S)
+            if key in self._ending:
+                self._give_up(
+                    artifact, "it is being unloaded, and requests it has accepted still wait: try again later"
+                )
+                return False
         self._loading.add(key)
         started_s = time.monotonic()
         try:
@@ -248,9 +255,7 @@ class Stock:
             if isinstance(error, ConfigError) and not self._beside_traffic:
                 raise
             await self._engine.drop(key)
-            self._catalog.refuse(artifact, str(error))
-            self._refuse(key, str(error))
-            self._count(artifact.family.name, "failed")
+            self._give_up(artifact, str(error))
             return False
         finally:
             self._loading.discard(key)
@@ -382,6 +387,12 @@ class Stock:
         agreement = self._ledger.read()
         binds = self._settings.control == "explicit" or bool(self._ledger.others())
         return agreement if binds else None
+
+    def _give_up(self, artifact: Artifact, reason: str) -> None:
+        """A version that is whole cannot be loaded: choose another for a while."""
+        self._catalog.refuse(artifact, reason)
+        self._refuse(artifact.key, reason)
+        self._count(artifact.family.name, "failed")
 
     def _refuse(self, key: str, reason: str) -> None:
         if self._refused.get(key) != reason:

@@ -276,6 +276,21 @@ class TestUpgrade:
             await one.call(old)
         await until(lambda: one.engine.resident == {"m/2"})
 
+    async def test_a_version_that_cannot_end_yet_cannot_come_back_yet(
+        self, shop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(tmp_path, 1)
+        monkeypatch.setattr(module, "ENDING_TIMEOUT_S", 0.05)
+        one = await opened(shop(control="explicit", load=("m",)))
+        with one.gateway.lane("m"):
+            await one.stock.unload("m")
+            with pytest.raises(ControlRefused, match="requests it has accepted still wait"):
+                await one.stock.load("m")
+            assert one.index() == {"m/1": ("UNLOADING", "")}
+        await until(lambda: one.engine.resident == set())
+        await one.stock.load("m")
+        assert one.offered == {"m": ["1"]}
+
     async def test_metrics_say_which_version_is_offered(self, shop: Open, tmp_path: Path) -> None:
         put(tmp_path, 1)
         one = await opened(shop(control="explicit", load=("m",)))
@@ -306,6 +321,26 @@ class TestPolling:
         await until(lambda: one.offered == {"m": ["1"], "new": ["1"]})
         (tmp_path / "models" / "new").rename(tmp_path / "away too")
         await until(lambda: one.offered == {"m": ["1"]})
+
+    async def test_a_version_that_is_back_before_it_ended_does_not_hold_up_the_rest(
+        self, shop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = put(tmp_path, 1)
+        put(tmp_path, 1, "other")
+        monkeypatch.setattr(module, "ENDING_TIMEOUT_S", 0.05)
+        one = await opened(shop(control="poll", poll_s=3600.0))
+        with one.gateway.lane("m"):
+            first.rename(tmp_path / "away")
+            await one.stock._look()
+            (tmp_path / "away").rename(first)
+            put(tmp_path, 2, "other")
+            async with asyncio.timeout(PATIENCE_S):
+                await one.stock._look()
+        assert one.offered == {"other": ["2"]}
+        await until(lambda: "m/1" not in one.engine.resident)
+        one.catalog.forget("m")
+        await one.stock._look()
+        assert one.offered == {"m": ["1"], "other": ["2"]}
 
     async def test_an_empty_repository_is_taken_for_a_mistake(self, shop: Open, tmp_path: Path) -> None:
         put(tmp_path, 1)
