@@ -19,6 +19,7 @@ from serving.dispatcher import Dispatcher
 from serving.door import Door
 from serving.engine import Engine, EngineFactory, local_engine
 from serving.gateway import Gateway
+from serving.holdings import Holdings
 from serving.http.fdshare import acquire_listener
 from serving.http.front import Front, MetricsPage
 from serving.http.infer import InferRoute
@@ -292,7 +293,7 @@ def _stock(settings: Settings, engine: Engine, gateway: Gateway, metrics: Metric
         )
 
     ledger = Ledger(settings.run_folder / STOCK, settings.models)
-    return Stock(settings.models, Catalog(settings.models), ledger, engine, gateway, lane, metrics)
+    return Stock(settings.models, Catalog(settings.models), ledger, Holdings(engine, gateway, lane, metrics))
 
 
 def _tracer(settings: Settings, metrics: Metrics) -> Tracer | None:

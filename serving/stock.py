@@ -10,23 +10,17 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from models.calibrate import Progress, random_inputs
-from models.canary import CanaryError
-from models.manifest import LatencyProfile, ManifestError
+from models.calibrate import Progress
+from models.manifest import ManifestError
 from models.repository import Artifact, RepositoryError
 from serving.catalog import Catalog, names_at_start
-from serving.config import ConfigError, ModelSettings
-from serving.control import IndexEntry, State
+from serving.config import ModelSettings
+from serving.control import IndexEntry
 from serving.core.errors import ControlRefused
-from serving.engine import Engine, EngineError
-from serving.gateway import Gateway
-from serving.lane import Lane
+from serving.holdings import UNLOADED, HoldError, Holdings, name_of
 from serving.ledger import Agreement, Ledger, LedgerError, Member, Models
-from serving.metrics import Metrics
-from serving.ports import ExecutionError, ModelFailed
 from serving.threads import in_daemon
 
 WATCH_S = 0.25
@@ -35,27 +29,10 @@ FOLLOW_TIMEOUT_S = 120.0
 """How long the caller of a change waits for the other replicas."""
 RETRY_S = 30.0
 """How long after a replica could not load what was agreed it tries again."""
-ENDING_TIMEOUT_S = 30.0
-"""How long a version that is wanted again waits for its own end. Budgets may be an hour."""
-WARM_UP_RUNS = 3
-WARM_UP_BUDGET_S = 30.0
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
 """Triton's words, for every mode but explicit; its clients look for them."""
-UNLOADED = "unloaded"
 
 log = logging.getLogger("gearshift.stock")
-
-MakeLane = Callable[[Artifact, Mapping[str, LatencyProfile]], Lane]
-
-_TROUBLE = (ManifestError, RepositoryError, CanaryError, EngineError, ExecutionError, ConfigError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A version whose variants are resident and warm."""
-
-    artifact: Artifact
-    lane: Lane
 
 
 class Stock:
@@ -66,27 +43,12 @@ class Stock:
         settings: ModelSettings,
         catalog: Catalog,
         ledger: Ledger,
-        engine: Engine,
-        gateway: Gateway,
-        make_lane: MakeLane,
-        metrics: Metrics,
+        holdings: Holdings,
     ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._ledger = ledger
-        self._engine = engine
-        self._gateway = gateway
-        self._make_lane = make_lane
-        self._metrics = metrics
-        self._progress: Progress = lambda _: None
-        self._beside_traffic = False
-        self._held: dict[str, _Held] = {}
-        """By key, what is offered or ready to be."""
-        self._loading: set[str] = set()
-        self._ending: dict[str, asyncio.Task[None]] = {}
-        """By key, versions that finish what they have."""
-        self._refused: dict[str, str] = {}
-        """By key, why a version is not served."""
+        self._holdings = holdings
         self._names: list[str] = []
         """The models of the repository, as last seen."""
         self._followed = 0
@@ -99,7 +61,7 @@ class Stock:
 
         Raises `RepositoryError` when that is nothing and nothing could come.
         """
-        self._progress = progress
+        self._holdings.progress = progress
         agreement = await asyncio.to_thread(self._agreed_before)
         if agreement is None:
             self._names = await in_daemon(self._catalog.names, "gearshift-survey")
@@ -108,35 +70,29 @@ class Stock:
         while agreement is not None:  # others may change their minds while models are loaded here
             await self._follow(agreement)
             agreement = await asyncio.to_thread(self._ledger.read) if self._ledger.changed() else None
-        if self._settings.control == "none" and not self._held:
-            reasons = "; ".join(self._refused.values()) or "it holds no NAME/VERSION/family.json"
+        if self._settings.control == "none" and not self._holdings.artifacts:
+            reasons = "; ".join(self._holdings.reasons.values()) or "it holds no NAME/VERSION/family.json"
             raise RepositoryError(f"{self._catalog.place}: nothing to serve: {reasons}")
 
     def start(self) -> None:
         """Others are served from now on: follow the node, and the repository where it is polled."""
-        self._beside_traffic = self._catalog.careful = True
-        self._progress = lambda text: log.debug("%s", text)
+        self._holdings.beside_traffic = self._catalog.careful = True
+        self._holdings.progress = lambda text: log.debug("%s", text)
         self._tasks.append(asyncio.create_task(self._watch()))
         if self._settings.control == "poll":
             self._tasks.append(asyncio.create_task(self._poll()))
 
     async def close(self) -> None:
         """Follow nobody any more. What is served stays so until the gateway ends."""
-        tasks = [*self._tasks, *self._ending.values()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._holdings.close()
         await asyncio.to_thread(self._ledger.leave)
 
     def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
         """See `ModelControl.index`."""
-        found: dict[str, IndexEntry] = {}
-        for key, reason in self._refused.items():
-            found[key] = _entry(key, "UNAVAILABLE", reason)
-        found |= {key: _entry(key, "LOADING") for key in self._loading}
-        found |= {key: _entry(key, "UNLOADING") for key in self._ending}
-        for name, versions in self._gateway.lanes.items():
-            found |= {f"{name}/{version}": IndexEntry(name, version, "READY") for version in versions}
+        found = self._holdings.states()
         if ready_only:
             found = {key: entry for key, entry in found.items() if entry.state == "READY"}
         else:
@@ -183,11 +139,12 @@ class Stock:
             self._catalog.forget(model)
             artifacts = await self._bring_up((model,), settle_for_less=False)
         except RepositoryError as error:
-            self._count(model, "failed")
+            self._holdings.count(model, "failed")
             raise ControlRefused(f"failed to load '{model}', {error}") from error
-        if not artifacts or any(artifact.key not in self._held for artifact in artifacts):
-            self._count(model, "failed")
-            await self._forgo_unoffered()
+        if not artifacts:
+            self._holdings.count(model, "failed")
+        if not artifacts or any(artifact.key not in self._holdings for artifact in artifacts):
+            await self._holdings.forgo_unoffered()
             reasons = [f": version {key.partition('/')[2]}: {reason}" for key, reason in self._reasons(model)]
             raise ControlRefused(f"failed to load '{model}', no version is available{'; '.join(reasons)}")
         return _models(artifacts)[model]
@@ -196,8 +153,8 @@ class Stock:
         """(key, reason) of the model's versions that cannot be served."""
         return [
             (key, reason)
-            for key, reason in self._refused.items()
-            if key.partition("/")[0] == model and reason != UNLOADED
+            for key, reason in self._holdings.reasons.items()
+            if name_of(key) == model and reason != UNLOADED
         ]
 
     async def _agree(self, what: str, change: Callable[[dict[str, dict[str, str]]], Models]) -> Agreement:
@@ -224,118 +181,54 @@ class Stock:
         `RepositoryError` when the repository cannot be read.
         """
         while True:
-            held = {key: found.artifact for key, found in self._held.items()}
+            held = self._holdings.artifacts
             survey = await in_daemon(partial(self._catalog.survey, names, held, patient=patient), "gearshift-survey")
-            for key in [key for key in self._refused if names is None or key.partition("/")[0] in names]:
-                if self._refused[key] != UNLOADED or key not in survey.present:
-                    del self._refused[key]
+            reasons = self._holdings.reasons
+            for key in [key for key in reasons if names is None or name_of(key) in names]:
+                if reasons[key] != UNLOADED or key not in survey.present:
+                    del reasons[key]
             for key, reason in survey.refused.items():
-                self._refuse(key, reason)
-            loaded = [await self._hold(artifact) for artifact in survey.artifacts if artifact.key not in self._held]
+                self._holdings.refuse(key, reason)
+            loaded = [await self._hold(artifact) for artifact in survey.artifacts if artifact.key not in held]
             if all(loaded) or not settle_for_less:
                 return survey.artifacts
 
     async def _hold(self, artifact: Artifact) -> bool:
-        """Load, calibrate and warm one version; False, and a reason in the index, when that is not possible."""
-        key = artifact.key
-        if key in self._ending:
-            await asyncio.wait([self._ending[key]], timeout=ENDING_TIMEOUT_S)
-            if key in self._ending:
-                self._give_up(
-                    artifact, "it is being unloaded, and requests it has accepted still wait: try again later"
-                )
-                return False
-        self._loading.add(key)
-        started_s = time.monotonic()
+        """Have a version held; False, and a reason in the index, when that is not possible."""
         try:
-            profiles = await self._engine.load(artifact, self._progress, beside_traffic=self._beside_traffic)
-            lane = self._make_lane(artifact, profiles)
-            await self._warm_up(lane)
-        except _TROUBLE as error:
-            if isinstance(error, ConfigError) and not self._beside_traffic:
-                raise
-            await self._engine.drop(key)
-            self._give_up(artifact, str(error))
+            await self._holdings.hold(artifact)
+        except HoldError as error:
+            self._catalog.refuse(artifact, str(error))
+            self._holdings.refuse(artifact.key, str(error))
+            self._holdings.count(artifact.family.name, "failed")
             return False
-        finally:
-            self._loading.discard(key)
-        self._held[key] = _Held(artifact, lane)
-        self._count(artifact.family.name, "loaded")
-        log.info("loaded", extra={"model": key, "seconds": round(time.monotonic() - started_s, 2)})
         return True
-
-    async def _warm_up(self, lane: Lane) -> None:
-        """Run every variant a few times: first runs allocate, and callers should not wait for that.
-
-        On every worker at once, but beside traffic one run at a time.
-        """
-        backend = self._engine.backend
-        at_once = 1 if self._beside_traffic else backend.workers
-        inputs = random_inputs(lane.family.inputs, 1)
-        for variant in lane.variants:
-            if variant.elsewhere:
-                continue  # asked by `serving.remotes`, in its own time
-            for _ in range(WARM_UP_RUNS):
-                with contextlib.suppress(ModelFailed):  # random inputs need not make sense to every model
-                    runs = [backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S) for _ in range(at_once)]
-                    await asyncio.gather(*runs)
 
     async def _follow(self, agreement: Agreement) -> None:
         """Serve what was agreed, and say so. A model of which a part cannot be loaded here loses nothing it has."""
+        wanted = {f"{name}/{version}": d for name, found in agreement.models.items() for version, d in found.items()}
         failures: dict[str, str] = {}
-        for name, versions in agreement.models.items():
-            for version, digest in versions.items():
-                key = f"{name}/{version}"
-                if key not in self._held and not await self._fetch(name, version, digest):
-                    failures[key] = self._refused.get(key, "it cannot be loaded")
-        wanted = {f"{name}/{version}" for name, versions in agreement.models.items() for version in versions}
-        spoilt = {key.partition("/")[0] for key in failures}
-        offered = {lane.key: lane for versions in self._gateway.lanes.values() for lane in versions.values()}
-        coming = [found.lane for key, found in self._held.items() if key in wanted and key not in offered]
-        going = [
-            lane for key, lane in offered.items() if key not in wanted and key.partition("/")[0] not in spoilt
-        ]  # fmt: skip
-        self._gateway.exchange(coming, going)
-        for lane in coming:
-            self._refused.pop(lane.key, None)
-        for lane in going:
-            del self._held[lane.key]
-            self._ending[lane.key] = asyncio.create_task(self._end(lane))
-        await self._forgo_unoffered()
+        self._holdings.withdraw(wanted)
+        for key, digest in wanted.items():
+            if key not in self._holdings and not await self._fetch(key, digest):
+                failures[key] = self._holdings.reasons.get(key, "it cannot be loaded")
+        self._holdings.offer(wanted, {name_of(key) for key in failures})
+        await self._holdings.forgo_unoffered()
         self._followed = agreement.generation
         self._retry_at_s = time.monotonic() + RETRY_S if failures else None
         await asyncio.to_thread(self._ledger.report, agreement.generation, failures)
 
-    async def _fetch(self, name: str, version: str, digest: str) -> bool:
+    async def _fetch(self, key: str, digest: str) -> bool:
         """Hold a version that was agreed on, and no other of the same number."""
-        key = f"{name}/{version}"
         try:
-            artifact = await in_daemon(lambda: self._catalog.open(name, version), "gearshift-survey")
+            artifact = await in_daemon(lambda: self._catalog.open(*key.split("/")), "gearshift-survey")
         except (ManifestError, RepositoryError) as error:
-            self._refuse(key, str(error))
+            self._holdings.refuse(key, str(error))
             return False
         if artifact.digest != digest:
-            self._refuse(key, "its files are not the ones that another replica has loaded")
+            self._holdings.refuse(key, "its files are not the ones that another replica has loaded")
             return False
         return await self._hold(artifact)
-
-    async def _end(self, lane: Lane) -> None:
-        """Let a version that takes no new requests finish, and give its memory back."""
-        try:
-            await self._gateway.drained(lane)
-            await self._engine.drop(lane.key)
-        finally:
-            del self._ending[lane.key]
-        self._refused[lane.key] = UNLOADED
-        self._count(lane.family.name, "unloaded")
-        log.info("unloaded", extra={"model": lane.key})
-
-    async def _forgo_unoffered(self) -> None:
-        """Let go of what was brought up and then not agreed on."""
-        offered = {lane.key for versions in self._gateway.lanes.values() for lane in versions.values()}
-        for key in [key for key in self._held if key not in offered]:
-            self._held.pop(key).lane.retire()
-            await self._engine.drop(key)
 
     async def _watch(self) -> None:
         """Follow what the replicas of the node agree on."""
@@ -371,7 +264,7 @@ class Stock:
 
     async def _look(self) -> None:
         self._names = await in_daemon(self._catalog.names, "gearshift-survey")
-        if not self._names and self._held:
+        if not self._names and self._holdings.artifacts:
             raise RepositoryError(f"{self._catalog.place}: empty all of a sudden, which is taken for a mistake")
         wanted = _models(await self._bring_up(None, patient=True))
         agreement = await asyncio.to_thread(self._ledger.agree, lambda _: wanted)
@@ -387,27 +280,6 @@ class Stock:
         agreement = self._ledger.read()
         binds = self._settings.control == "explicit" or bool(self._ledger.others())
         return agreement if binds else None
-
-    def _give_up(self, artifact: Artifact, reason: str) -> None:
-        """A version that is whole cannot be loaded: choose another for a while."""
-        self._catalog.refuse(artifact, reason)
-        self._refuse(artifact.key, reason)
-        self._count(artifact.family.name, "failed")
-
-    def _refuse(self, key: str, reason: str) -> None:
-        if self._refused.get(key) != reason:
-            what = "served as it was loaded" if key in self._held else "not served"
-            log.error("%s: %s: %s", what, key, reason)
-        self._refused[key] = reason
-
-    def _count(self, model: str, result: str) -> None:
-        """`model` is one of the repository's, never a caller's invention."""
-        self._metrics.counter("gearshift_model_loads_total", model, result).value += 1
-
-
-def _entry(key: str, state: State, reason: str = "") -> IndexEntry:
-    name, _, version = key.partition("/")
-    return IndexEntry(name, version, state, reason)
 
 
 def _models(artifacts: Sequence[Artifact]) -> dict[str, dict[str, str]]:

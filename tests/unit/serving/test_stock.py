@@ -10,6 +10,7 @@ import pytest
 from models.calibrate import Progress
 from models.manifest import LatencyProfile, ManifestError
 from models.repository import Artifact, RepositoryError, publish
+from serving import holdings as holding
 from serving import stock as module
 from serving.catalog import Catalog
 from serving.config import ModelSettings, SchedulerSettings
@@ -17,6 +18,7 @@ from serving.core.budget import RequestBudget
 from serving.core.errors import ControlRefused, UnknownModel
 from serving.dispatcher import Dispatcher
 from serving.gateway import Call, Gateway
+from serving.holdings import Holdings
 from serving.lane import Lane
 from serving.ledger import Ledger
 from serving.metrics import Metrics, stat
@@ -59,9 +61,8 @@ class Shop:
         self.gateway = Gateway((), self.dispatcher, self.clock)
         self.catalog = Catalog(settings)
         self.ledger = Ledger(folder / "stock", settings)
-        self.stock = Stock(
-            settings, self.catalog, self.ledger, self.engine, self.gateway, self._lane, self.metrics
-        )  # fmt: skip
+        holdings = Holdings(self.engine, self.gateway, self._lane, self.metrics)
+        self.stock = Stock(settings, self.catalog, self.ledger, holdings)
 
     def _lane(self, artifact: Artifact, profiles: object) -> Lane:
         return Lane(artifact.family, profiles, SchedulerSettings(), 1 << 20, self.metrics)  # type: ignore[arg-type]
@@ -280,7 +281,7 @@ class TestUpgrade:
         self, shop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         put(tmp_path, 1)
-        monkeypatch.setattr(module, "ENDING_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(holding, "ENDING_TIMEOUT_S", 0.05)
         one = await opened(shop(control="explicit", load=("m",)))
         with one.gateway.lane("m"):
             await one.stock.unload("m")
@@ -327,7 +328,7 @@ class TestPolling:
     ) -> None:
         first = put(tmp_path, 1)
         put(tmp_path, 1, "other")
-        monkeypatch.setattr(module, "ENDING_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(holding, "ENDING_TIMEOUT_S", 0.05)
         one = await opened(shop(control="poll", poll_s=3600.0))
         with one.gateway.lane("m"):
             first.rename(tmp_path / "away")
@@ -387,6 +388,22 @@ class TestNode:
         with pytest.raises(ControlRefused, match=f"on every replica of the node, replica {two.ledger.name}: m/2 does"):
             await one.stock.load("m")
         assert (one.offered, two.offered) == ({"m": ["2"]}, {"m": ["1"]})
+
+    async def test_a_version_that_came_back_with_other_content_is_taken_anew_by_all(
+        self, shop: Open, tmp_path: Path
+    ) -> None:
+        folder = put(tmp_path, 1)
+        settings = {"control": "explicit", "load": ("m",)}
+        one, two = await opened(shop(**settings)), await opened(shop(**settings))
+        await two.stock.close()  # it misses that the model was unloaded in between
+        text = (folder / "family.json").read_text()
+        (folder / "family.json").write_text(text.replace('"max_batch_rows": 256', '"max_batch_rows": 8'))
+        await one.stock.unload("m")
+        await one.stock.load("m")
+        agreement = two.ledger.read()
+        assert agreement is not None
+        await two.stock._follow(agreement)
+        assert two.gateway.lane("m").family.max_batch_rows == 8
 
     async def test_a_replica_that_does_not_follow_is_named(
         self, shop: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
