@@ -8,6 +8,7 @@ from loadtests.benchmark.results import Cell, Results, Spread, Summary
 
 _COLUMNS = ("server", "conns", "requests/s", "p50 ms", "p99 ms", "CPU us/req", "errors")
 _DASH = "-"
+_TITLES = {"json": "JSON", "grpc": "gRPC"}
 
 
 def body_formats(results: Results) -> list[str]:
@@ -47,7 +48,7 @@ def markdown(results: Results) -> str:
     ]
     for body_format in body_formats(results):
         parts += [
-            f"## {body_format.upper() if body_format == 'json' else body_format.capitalize()} bodies",
+            f"## {_TITLES.get(body_format, body_format.capitalize())} bodies",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             "|---|" + "---:|" * (len(_COLUMNS) - 1),
