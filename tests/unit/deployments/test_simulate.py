@@ -94,3 +94,45 @@ def test_wrong_policies_models_and_durations_are_told(few: Path, tmp_path: Path)
     few.write_text(SCENARIO.replace('"fashion"', '"nobody"'))
     code, told = run(few)
     assert (code, "holds no family 'nobody'" in told) == (2, True)
+
+
+@pytest.fixture
+def scaled(tmp_path: Path) -> Path:
+    file = tmp_path / "scaled.toml"
+    file.write_text(SCENARIO + "[fleet]\nworkers = 1\n[autoscaling]\nmax_replicas = 2\n")
+    return file
+
+
+def test_a_scenario_that_scales_compares_scalers(scaled: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out" / "scaled.json"
+    options = ("--scaler", "signals", "--scaler", "fixed:2", "--seeds", 2, "--jobs", 1, "--json", file)
+    code, told = run(scaled, *options)
+    assert code == 0, told
+    assert "fixed:2" in told
+    found = json.loads(file.read_text())
+    assert found["seeds"] == [1, 2]
+    assert {row["scaler"] for row in found["scalers"]} == {"signals", "fixed:2"}
+    assert all(row["attainment"] > 0.9 for row in found["scalers"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scaler", "magic"), "there is no scaler 'magic'"),
+        (("--policy", "look-ahead"), "takes --scaler"),
+        (("--report", "r"), "has no --report"),
+    ],
+)
+def test_what_a_scenario_that_scales_cannot_have_is_told(
+    scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, told = run(scaled, *options)
+    assert code == 2
+    assert message in told
+
+
+def test_a_scaler_needs_a_scenario_that_scales(few: Path) -> None:
+    code, told = run(few, "--scaler", "signals")
+    assert code == 2
+    assert "[autoscaling]" in told
