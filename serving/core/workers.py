@@ -35,7 +35,7 @@ class Workers:
                 self._leaving[number] = self._workers[number]
         del self._workers[count:]
         for number in range(len(self._workers), count):
-            self._workers.append(self._leaving.pop(number, None) or _Worker())
+            self._workers.append(self._leaving.pop(number) if number in self._leaving else _Worker())
         self.in_flight = sum(len(worker.expected_s) for worker in self._workers)
 
     @property
