@@ -1,7 +1,7 @@
 import asyncio
 
-from serving.turnstile import Turnstile
 from serving.testing import ManualClock
+from serving.turnstile import Turnstile
 
 
 async def enter(turnstile: Turnstile, entered: list[int], number: int, give_up_s: float) -> None:
