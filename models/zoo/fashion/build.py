@@ -137,8 +137,10 @@ def build_net(name: str, work: Path, train: Images, test: Images, folder: Path) 
                 "minutes": round(facts["seconds"] / 60, 1),
             },
         }
-        if form.precision == "int8":
-            model, steps = apply([Int8Static(reduce_range=True, rows=CALIBRATION_ROWS)], model, train, folder)
+        if form.precision != "fp32":
+            bits = 4 if form.precision == "int8w4" else 8
+            step = Int8Static(reduce_range=True, rows=CALIBRATION_ROWS, weight_bits=bits)
+            model, steps = apply([step], model, train, folder)
             recipe["steps"] = steps
         yield write_variant(folder, f"{name}-{form.name}", model, train, test, recipe)
 

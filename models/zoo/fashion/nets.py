@@ -27,7 +27,8 @@ from models.zoo.fashion.data import LABELS, PIXEL_MEAN, PIXEL_STD
 class Form:
     """One of the ways to serve a net: each is a variant."""
 
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "int8", "int8w4"]
+    """`int8w4`: computed in 8 bits, weights stored in 4."""
     mirrored: bool = False
     committee: bool = False
     """Whether the nets at the end of each training cycle answer together."""
@@ -43,6 +44,7 @@ class Form:
 FP32 = Form("fp32")
 COMMITTEE = Form("fp32", mirrored=True, committee=True)
 INT8 = Form("int8")
+INT8_W4 = Form("int8w4")
 INT8_MIRRORED = Form("int8", mirrored=True)
 
 
@@ -189,7 +191,7 @@ NETS: Mapping[str, NetPlan] = MappingProxyType(
             weight_decay=5e-4,
             bfloat16=True,
             erased=0.5,
-            forms=(COMMITTEE, INT8_MIRRORED, INT8),
+            forms=(COMMITTEE, INT8_MIRRORED, INT8, INT8_W4),
         ),
         "resnet-32x1": NetPlan(
             make=lambda: ResidualNet(32, blocks=1),

@@ -119,7 +119,7 @@ def test_choices_follow_the_processor(tmp_path, monkeypatch):
         choices = Int8Static.choices(original.model(), bench)
         assert choices[0] == Int8Static(reduce_range=saturates)
         assert all(choice.facts()["reduce_range"] is saturates for choice in choices)
-        assert len({choice.label for choice in choices}) == len(choices) == 4
+        assert len({choice.label for choice in choices}) == len(choices) == 5
 
 
 def test_what_is_in_8_bits_is_not_done_again(tmp_path):
