@@ -39,7 +39,8 @@ image: ## Build the container image with docker, podman or buildah; TAG, LOCK, E
 	LOCK='$(LOCK)' TAG='$(TAG)' ENGINE='$(ENGINE)' EXTRA='$(EXTRA)' scripts/build-image.sh
 
 zoo: $(VENV)/.dev ## Train and export the demo families again (hours on two cores)
-	$(BIN)/python -m models.zoo.fashion.train $(ARGS)
+	$(BIN)/python -m models.zoo.fashion.train && $(BIN)/python -m models.zoo.fashion.build
+	$(BIN)/python -m models.zoo.text.train && $(BIN)/python -m models.zoo.text.build
 
 lock: $(UV) ## Resolve the dependencies again and write the lock files
 	$(UV) pip compile -q --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --group dev --group beside-torch --extra compress --extra loadtest pyproject.toml -o requirements/dev.lock

@@ -68,6 +68,7 @@ TECHNIQUES = (
     Technique("fuse"),
     Technique("int8-static"),
     Technique("int8-static", 1),
+    Technique("int8-static", 2),
     Technique("int8-dynamic"),
     Technique("weight-only"),
     Technique("weight-only", 1),

@@ -8,7 +8,9 @@ predictions the plan, once it holds, stays executable, so what is admitted is me
 The requests that are due first are planned batch by batch. Behind them a long queue is checked as a fluid:
 the work up to a deadline, at the price of full batches, must fit into what the workers have until then, less
 what whole batches on whole workers may waste of it (Graham, "Bounds on Multiprocessing Timing Anomalies",
-1969). That makes the cost of a look at the queue nearly independent of its length.
+1969). That makes the cost of a look at the queue nearly independent of its length. Requests that may share batches do
+fill them; where many may not (other models' groups, floors, rows that do not fit together) the price is too low, and
+what the fluid allows is a good guess and no promise.
 """
 
 from collections.abc import Sequence
@@ -155,7 +157,8 @@ class FallbackPlan:
         overhead_s: float = 0.0,
         at: int = 0,
     ) -> Misses:
-        """What would be missed of the requests from position `at` on, in whole checkpoints: rather too many.
+        """What would be missed of the requests from position `at` on, in whole checkpoints: rather too many where the
+        requests may share batches.
 
         `free_at_s` are not in the past.
         """
