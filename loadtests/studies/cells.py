@@ -80,14 +80,14 @@ GRIDS: Mapping[str, Grid] = MappingProxyType(
             most_rows=128,
         ),
         "quick": Grid(
-            loads=(0.002, 0.02, 0.2, 0.9, 1.3),
+            loads=(0.002, 0.02, 0.2, 0.6, 0.9, 1.15),
             cv2=(1, 8),
-            calm_cv2=(1,),
+            calm_cv2=(1, 8),
             mixed_loads=(0.5,),
-            budgets=20,
-            least=1000,
-            most=5000,
-            most_rows=16,
+            budgets=15,
+            least=1500,
+            most=20_000,
+            most_rows=128,
         ),
     }
 )
