@@ -159,6 +159,10 @@ class LatencyModel:
     def relax(self) -> None:
         """Go half the way back to what calibration said: what was learnt is old, and nothing new is seen."""
         self._set_slowdown(self._log_slowdown / 2)
+        self.fade()
+
+    def fade(self) -> None:
+        """Forget a quarter of the noise that was seen."""
         for _ in range(RESIDUALS // 4 // len(self._prior)):
             for ratio in self._prior:
                 self._remember(ratio)

@@ -26,6 +26,9 @@ OVERHEAD_STEP_S = 0.0005
 RELAX_AFTER_S = 0.25
 """Refusing for so long without a finished batch, the scheduler begins to doubt what made it refuse. Otherwise one
 bad moment could close the door for good: who refuses everything learns nothing."""
+NOISE_AGE_S = 1.0
+"""A pause this long between two batches makes the noise of those before it old. It is counted in batches: after an
+overload of small ones a quiet gateway would go on fearing their jitter, and avoid its best variants, for minutes."""
 REFUSING_S = 0.05
 """How long after a refusal the door looks at a request before anybody reads it."""
 
@@ -267,6 +270,8 @@ class Scheduler:
 
         `expected_s`: see `LatencyModel.observe`.
         """
+        if now_s - self._learnt_at_s > NOISE_AGE_S:
+            self.latency.fade()
         self._learnt_at_s = now_s
         self._closed = None
         self.demand.ran(variant, rows, seconds)

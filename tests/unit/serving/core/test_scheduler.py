@@ -148,6 +148,19 @@ def test_observing_returns_observed_over_predicted() -> None:
     assert scheduler.latency.slowdown > 1
 
 
+def test_a_quiet_gateway_forgets_the_noise_of_an_overload() -> None:
+    scheduler, _ = scripted()
+    for at in range(300):  # small batches that now and then take ten times as long
+        scheduler.observe(0, 1, 0.01 if at % 4 == 0 else 0.001, at / 100)
+    assert scheduler.latency.quantile_ratio(0.9) > 4
+    busy = scheduler.latency.quantile_ratio(0.9)
+    scheduler.observe(0, 1, 0.001, 3.5)
+    assert scheduler.latency.quantile_ratio(0.9) == pytest.approx(busy, rel=0.3)  # half a second is no pause
+    for at in range(6):
+        scheduler.observe(0, 1, 0.001, 10.0 + 2 * at)
+    assert scheduler.latency.quantile_ratio(0.9) < 1.5
+
+
 @pytest.mark.parametrize(
     ("answered", "budget_ms", "reason", "expected"),
     [
