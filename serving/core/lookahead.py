@@ -24,6 +24,10 @@ HULL_STALE = 0.1
 """The hull is rebuilt when the horizon over the slowdown moved by more than this share."""
 FILLING = 0.125
 """Share of the horizon that a batch may take to fill."""
+CALM_PRICE = 0.8
+"""What a batch's own time counts while it keeps nobody waiting. The outlook prices what is left at batches that fill,
+and takes for granted that somebody will use it. A batch at hand is never quite as cheap, so the cheapest variant would
+always look a little better, and the time it saves would never be spent."""
 WINDOW = 96
 """Requests at the head among which a batch finds its members."""
 MOST_SCREENED = 6
@@ -127,14 +131,14 @@ class LookAhead:
             rows = sizes[count - 1]
             expected_s = self._latency.mean_s(variant.index, rows)
             gain, certain = self._gain(members, count, rows, expected_s, slack_s)
-            score = gain * variant.accuracy + outlook.value(rows, expected_s)
+            calm = len(queue) - count < max(1, fleet.idle)
+            score = gain * variant.accuracy + outlook.value(rows, expected_s * (CALM_PRICE if calm else 1.0))
             score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
             candidate = _Candidate(variant, members, sizes, count, expected_s, certain)
             # The score decides. With capacity to spare many batches score alike: then a batch is not larger than
             # its fair share of the queue over the idle workers. Between two variants that the best mix consists of
             # all is alike too: while nobody is kept waiting by it the accurate one goes, else the cheap one, and
             # that is what mixes them.
-            calm = len(queue) - count < max(1, fleet.idle)
             worth = variant.accuracy if calm else 0.0
             cost_s = (expected_s + fleet.batch_overhead_s) / rows
             return -round(score, 9), rows > share_rows, -worth, cost_s, variant.index, count, candidate
