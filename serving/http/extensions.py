@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from serving.config import Settings, TracingSettings
 from serving.core.errors import InvalidRequest, UnknownModel
 from serving.gateway import Gateway
+from serving.http.body import read_body
 from serving.http.schemas import LOGGING, NO_REGIONS, TRACE, answers
 from serving.logs import current_level
 from serving.triton_settings import (
@@ -72,7 +73,7 @@ def _add_logging(app: FastAPI, settings: Settings) -> None:
         responses=answers(LOGGING),
     )
     async def set_logging(request: Request) -> dict[str, Any]:
-        return await change_logging(settings.run_folder, read_change(await _body(request)))
+        return await change_logging(settings.run_folder, read_change(await read_body(request, MAX_SETTINGS_BYTES)))
 
 
 def _add_shared_memory(app: FastAPI, kind: str) -> None:
@@ -116,13 +117,3 @@ def read_change(body: bytes) -> LogChange:
         return _LOG_CHANGE.decode(body or b"{}")
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(f"log settings: {error}") from None
-
-
-async def _body(request: Request) -> bytes:
-    """A small body. Raises `InvalidRequest` for a large one."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_SETTINGS_BYTES:
-            raise InvalidRequest(f"expected at most {MAX_SETTINGS_BYTES} bytes of settings")
-    return body

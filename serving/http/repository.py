@@ -7,7 +7,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from serving.control import IndexEntry, ModelControl
-from serving.core.errors import InvalidRequest, PayloadTooLarge
+from serving.core.errors import InvalidRequest
+from serving.http.body import read_body
 from serving.http.schemas import INDEX, answers
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -71,11 +72,7 @@ def _told(entry: IndexEntry) -> dict[str, str]:
 
 async def _document(request: Request) -> dict[str, Any]:
     """The body, which may be empty. Raises `InvalidRequest`."""
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY_BYTES:
-            raise PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
+    content = await read_body(request, MAX_BODY_BYTES)
     if not content.strip():
         return {}
     try:
