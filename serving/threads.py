@@ -3,17 +3,20 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+NAMES = "gearshift-"
+"""How the names of such threads begin, and of those that run models."""
 
 
 async def in_daemon(work: Callable[[], T], name: str) -> T:
     """Run `work` in a thread of its own that does not hold up the exit; returns or raises as it does.
 
     The threads of `asyncio.to_thread` are waited for when the loop ends, and fetching or measuring a model may take
-    minutes. Cancelling gives up on the result only.
+    minutes. Cancelling gives up on the result only. `name` begins with `NAMES`.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[T] = loop.create_future()
@@ -28,6 +31,21 @@ async def in_daemon(work: Callable[[], T], name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await ended
+
+
+def outlast(within_s: float) -> bool:
+    """Give such threads that long to end. False when one is still at work: then the process must end by `os._exit`.
+
+    The interpreter stops a daemon thread where it next takes the lock. Where that is inside a C++ library, unwinding
+    its stack ends the whole process with SIGABRT.
+    """
+    end_s = time.monotonic() + within_s
+    for thread in threading.enumerate():
+        if thread.daemon and thread.name.startswith(NAMES):
+            thread.join(max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                return False
+    return True
 
 
 def _tell(loop: asyncio.AbstractEventLoop, how: Callable[..., None], *rest: object) -> None:

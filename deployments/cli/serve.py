@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import logging
+import os
 import signal
 import socket
+import sys
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +24,11 @@ from serving.http.fdshare import ListenError
 from serving.keys import first_key, read_keys
 from serving.logs import configure_logs
 from serving.run_folder import LOGS, claimed
+from serving.threads import outlast
 
 INLINE_ELEMENTS = 32
+THREADS_END_S = 1.0
+"""For threads that load or measure a model when the server is stopped."""
 
 
 def serve(
@@ -89,6 +95,11 @@ def serve(
             message = error.strerror if isinstance(error, ListenError) and error.strerror else str(error)
             err.print(f"gearshift: {message}", style="red", markup=False)
             code = 1
+    if not outlast(THREADS_END_S):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     raise typer.Exit(code)
 
 

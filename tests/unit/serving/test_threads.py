@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from serving.threads import in_daemon
+from serving.threads import NAMES, in_daemon, outlast
 
 
 async def test_a_result_and_an_error_come_back() -> None:
@@ -41,3 +41,13 @@ def test_the_end_of_the_loop_does_not_wait() -> None:
     go.set()
     thread.join(30)
     assert not thread.is_alive()
+
+
+async def test_a_thread_that_ends_is_waited_for_and_one_that_does_not_is_told() -> None:
+    go = threading.Event()
+    task = asyncio.create_task(in_daemon(lambda: go.wait(30), f"{NAMES}test"))
+    await asyncio.sleep(0)
+    assert not await asyncio.to_thread(outlast, 0.01)
+    go.set()
+    assert await asyncio.to_thread(outlast, 30.0)
+    assert await task
