@@ -21,8 +21,9 @@ from loadtests.workload import Call, calls, capacity_rows_s
 from serving.core.latency import LatencyTable
 from serving.core.policies.batching import largest_batch
 
-WARM_UP_BUDGETS, MOST_WARM_UP = 5.0, 0.2
-"""What arrives in the first budgets, but at most this share of the run, is simulated and not counted."""
+WARM_UP_BUDGETS, MOST_WARM_UP = 8.0, 0.5
+"""What arrives in the first budgets, but at most this share of the run, is simulated and not counted. At 1.15 of the
+capacity a queue takes seven budgets to fill: before, whoever starts with an empty one loses nothing, however it serves."""
 
 
 class StudyError(RuntimeError):
