@@ -24,10 +24,11 @@ HULL_STALE = 0.1
 """The hull is rebuilt when the horizon over the slowdown moved by more than this share."""
 FILLING = 0.125
 """Share of the horizon that a batch may take to fill."""
-CALM_PRICE = 0.8
-"""What a batch's own time counts while it keeps nobody waiting. The outlook prices what is left at batches that fill,
-and takes for granted that somebody will use it. A batch at hand is never quite as cheap, so the cheapest variant would
-always look a little better, and the time it saves would never be spent."""
+CALM_PRICE, BUSY_PRICE = 0.8, 0.95
+"""What a batch's own time counts while it keeps nobody waiting, and while it does. The outlook prices what is left at
+batches that fill, and takes for granted that somebody will use it. A batch at hand is never quite as cheap: at full price
+the cheapest variant would always look a little better, and the time it saves would never be spent. What this spends too
+much, the screen sees."""
 WINDOW = 96
 """Requests at the head among which a batch finds its members."""
 MOST_SCREENED = 6
@@ -132,7 +133,7 @@ class LookAhead:
             expected_s = self._latency.mean_s(variant.index, rows)
             gain, certain = self._gain(members, count, rows, expected_s, slack_s)
             calm = len(queue) - count < max(1, fleet.idle)
-            score = gain * variant.accuracy + outlook.value(rows, expected_s * (CALM_PRICE if calm else 1.0))
+            score = gain * variant.accuracy + outlook.value(rows, expected_s * (CALM_PRICE if calm else BUSY_PRICE))
             score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
             candidate = _Candidate(variant, members, sizes, count, expected_s, certain)
             # The score decides. With capacity to spare many batches score alike: then a batch is not larger than

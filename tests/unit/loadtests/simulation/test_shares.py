@@ -42,12 +42,12 @@ def met_beside_a_burst(load: float, weights: Mapping[str, float]) -> tuple[Metri
 
 def test_a_burst_with_short_deadlines_does_not_starve_another_model() -> None:
     calm, wild = met_beside_a_burst(0.3, {})
-    assert calm.attainment > 0.85  # by deadlines alone 0.71
+    assert calm.attainment > 0.8  # by deadlines alone 0.71
     assert wild.attainment > 0.4  # and what the other does not need is the burst's
 
 
 def test_weights_decide_when_both_need_more_than_there_is() -> None:
     calm, wild = met_beside_a_burst(0.7, {})
     favoured, other = met_beside_a_burst(0.7, {"steady": 4.0})
-    assert favoured.attainment > 0.97 > calm.attainment
+    assert favoured.attainment > 0.95 > calm.attainment
     assert other.attainment < wild.attainment
