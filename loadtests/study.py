@@ -23,7 +23,7 @@ from serving.core.policies.batching import largest_batch
 
 WARM_UP_BUDGETS, MOST_WARM_UP = 8.0, 0.5
 """What arrives in the first budgets, but at most this share of the run, is simulated and not counted. At 1.15 of the
-capacity a queue takes seven budgets to fill: before, whoever starts with an empty one loses nothing, however it serves."""
+capacity a queue takes seven budgets to fill: before, whoever starts with an empty one loses nothing."""
 
 
 class StudyError(RuntimeError):

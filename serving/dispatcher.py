@@ -190,7 +190,8 @@ class Dispatcher:
 
     def _counted(self, lane: Lane, now_s: float) -> tuple[Sequence[float], float]:
         """When the workers that the lane may count on are free, and how much of their time is its own."""
-        return self._shares.counted(lane, now_s, self.workers.free_at_s(now_s))
+        contended = any(other.scheduler.queue for other in self._lanes if other is not lane)
+        return self._shares.counted(lane, now_s, self.workers.free_at_s(now_s), contended=contended)
 
     def _serve(self, lane: Lane) -> float:
         """Carry out one lane's decisions; returns when it wants to be asked again."""

@@ -51,7 +51,8 @@ class Gateway:
 
     def counted(self, model: int, now_s: float) -> tuple[Sequence[float], float]:
         """When the workers that the model may count on are free, and how much of their time is its own."""
-        return self.shares.counted(model, now_s, self.workers.free_at_s(now_s))
+        contended = any(other.queue for number, other in enumerate(self.schedulers) if number != model)
+        return self.shares.counted(model, now_s, self.workers.free_at_s(now_s), contended=contended)
 
 
 def open_gateways(

@@ -26,9 +26,9 @@ FILLING = 0.125
 """Share of the horizon that a batch may take to fill."""
 CALM_PRICE, BUSY_PRICE = 0.8, 0.95
 """What a batch's own time counts while it keeps nobody waiting, and while it does. The outlook prices what is left at
-batches that fill, and takes for granted that somebody will use it. A batch at hand is never quite as cheap: at full price
-the cheapest variant would always look a little better, and the time it saves would never be spent. What this spends too
-much, the screen sees."""
+batches that fill, and takes for granted that somebody will use it. A batch at hand is never quite as cheap: at full
+price the cheapest variant would always look a little better, and the time it saves would never be spent. What this
+spends too much, the screen sees."""
 WINDOW = 96
 """Requests at the head among which a batch finds its members."""
 MOST_SCREENED = 6

@@ -64,16 +64,19 @@ class Shares(Generic[ModelT]):
         left = max(0.0, 1.0 - others)
         return max(fair, left), max(min(fair, own.need), left)
 
-    def counted(self, model: ModelT, now_s: float, free_at_s: Sequence[float]) -> tuple[Sequence[float], float]:
+    def counted(
+        self, model: ModelT, now_s: float, free_at_s: Sequence[float], *, contended: bool
+    ) -> tuple[Sequence[float], float]:
         """The workers the model may count on, those that are free first, and the share of *their* time it may spend.
 
-        `free_at_s` as in `FleetSnapshot`: the first is the one to get the next batch.
+        `free_at_s` as in `FleetSnapshot`: the first is the one to get the next batch. `contended`: another model has
+        requests waiting. While none has, nobody lacks what is spent, whatever was needed a moment ago.
         """
         promised, spent = self.of(model, now_s)
         total = len(free_at_s)
         count = max(1, ceil(promised * total - 1e-9))
         kept = free_at_s if count == total else (free_at_s[0], *sorted(free_at_s[1:])[: count - 1])
-        return kept, min(1.0, spent * total / count)
+        return kept, min(1.0, spent * total / count) if contended else 1.0
 
     def order(self, waiting: Sequence[tuple[float, ModelT]], now_s: float) -> list[ModelT]:
         """The models that have requests waiting, given with their earliest deadlines, in the order to serve them.

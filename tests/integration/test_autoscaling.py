@@ -65,7 +65,7 @@ async def _step(server: Server, callers: Metronome) -> None:
     step = await play_until(server, callers, STEP, workers=MOST, least=RECOVERED)
     chunk = int(STEP * CHUNK_S)
     hardest = min(accuracy(step[at : at + chunk]) for at in range(0, len(step), chunk))
-    assert 0 < hardest < RECOVERED, "the step hurts first"
+    assert 0 < hardest < 0.98 * ACCURACY["large"], "the step hurts first"
     assert server.metric("gearshift_accuracy_forgone_total") > 0
     after = await play_until(server, callers, CALM, workers=1, least=RECOVERED)
     ends = Counter(one.end for one in after)

@@ -26,7 +26,7 @@ def near(*values: float) -> object:
 def test_a_model_alone_has_everything() -> None:
     shares = pool(a=(1, 3, 1))
     assert shares.of("a", END_S) == (1.0, 1.0)
-    assert shares.counted("a", END_S, (3.0, 1.0, 2.0)) == ((3.0, 1.0, 2.0), 1.0)
+    assert shares.counted("a", END_S, (3.0, 1.0, 2.0), contended=True) == ((3.0, 1.0, 2.0), 1.0)
 
 
 def test_others_that_need_nothing_take_nothing() -> None:
@@ -66,11 +66,17 @@ def test_a_model_that_left_counts_no_more() -> None:
 
 def test_the_workers_counted_on_are_those_free_first() -> None:
     shares = pool(a=(1, 2, 0.5), b=(1, 2, 0.5))
-    free_at_s, share = shares.counted("a", END_S, (10.5, 10.2))
+    free_at_s, share = shares.counted("a", END_S, (10.5, 10.2), contended=True)
     assert (free_at_s, share) == ((10.5,), pytest.approx(1.0))
-    free_at_s, share = shares.counted("a", END_S, (10.5, 10.2, 10.9))
+    free_at_s, share = shares.counted("a", END_S, (10.5, 10.2, 10.9), contended=True)
     assert free_at_s == (10.5, 10.2)
     assert share == pytest.approx(0.75)  # one and a half workers
+
+
+def test_while_nobody_else_waits_nothing_is_saved_for_others() -> None:
+    shares = pool(a=(1, 0.01, 0.01), b=(1, 3, 0.9))
+    assert shares.counted("a", END_S, (10.0, 10.0), contended=True)[1] < 0.1
+    assert shares.counted("a", END_S, (10.0, 10.0), contended=False)[1] == 1.0
 
 
 def test_deadlines_decide_until_somebody_took_more_than_its_part() -> None:
@@ -100,7 +106,7 @@ def test_parts_by_weight_are_always_there_and_nothing_is_wasted(
         promised, spent = shares.of(number, 0.0)
         assert weight / total_weight - 1e-9 <= promised <= 1.0
         assert spent <= promised + 1e-9
-        free_at_s, share = shares.counted(number, 0.0, tuple(float(at) for at in range(workers)))
+        free_at_s, share = shares.counted(number, 0.0, tuple(float(at) for at in range(workers)), contended=True)
         assert 1 <= len(free_at_s) <= workers
         assert len(free_at_s) * share <= max(1.0, spent * workers) + 1e-9
     needed = sum(min(need, 1.0) for _, need in models)
