@@ -20,12 +20,13 @@ from serving.door import Door
 from serving.engine import Engine, EngineFactory, local_engine
 from serving.gateway import Gateway
 from serving.holdings import Holdings
+from serving.http.doorkeeper import DrainSummary
 from serving.http.fdshare import acquire_listener
 from serving.http.front import Front, MetricsPage
 from serving.http.infer import InferRoute
 from serving.http.limits import HttpLimits
 from serving.http.pages import build_pages
-from serving.http.server import DrainSummary, HttpServer
+from serving.http.server import HttpServer
 from serving.http2.limits import Http2Limits
 from serving.keys import ApiKeys
 from serving.lane import Lane

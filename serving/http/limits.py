@@ -1,9 +1,8 @@
 """What one client may ask of the HTTP server before it has proved to be one."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-_LARGEST_SWEEP_S = 0.5
-_SWEEPS_PER_TIMEOUT = 4
+from serving.http.sweeps import require_positive, sweep_interval_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,11 @@ class HttpLimits:
     """Requests of one connection that may be unanswered at once."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} must be positive")
+        require_positive(self)
 
     @property
     def sweep_interval_s(self) -> float:
         """How often the connections are looked over: 0.5 s, or more often where a timeout is very short."""
-        shortest_s = min(
+        return sweep_interval_s(
             self.header_timeout_s, self.body_timeout_s, self.body_stall_s, self.keep_alive_s, self.write_timeout_s
         )
-        return min(_LARGEST_SWEEP_S, shortest_s / _SWEEPS_PER_TIMEOUT)

@@ -2,11 +2,9 @@
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import islice
 from typing import Any, cast
@@ -14,25 +12,14 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from serving.http.doorkeeper import Doorkeeper, DrainSummary
 from serving.http.fdshare import SharedListener
-from serving.http.leaving import leave_socket
 from serving.http.limits import HttpLimits
-from serving.http.listener import Listener
 from serving.http.protocol import Guard, GuardedProtocol
 
 _POLL_S = 0.02
 
 _logger = logging.getLogger("gearshift.http")
-
-
-@dataclass(frozen=True, slots=True)
-class DrainSummary:
-    """How a drain went, in requests."""
-
-    finished: int
-    """Answered after the drain began."""
-    aborted: int
-    """Cut at the end of the grace period."""
 
 
 class HttpServer:
@@ -51,25 +38,20 @@ class HttpServer:
         clock: Callable[[], float] = time.monotonic,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._listening = listening
-        self._limits = limits or HttpLimits()
         self._clock = clock
-        self._tls = tls
         self._config = Config(
             app, interface="asgi3", http=GuardedProtocol, ws="none", lifespan="off",
             access_log=False, log_config=None, server_header=False, date_header=True, proxy_headers=False,
         )  # fmt: skip
         self._state = ServerState()
-        self._guard = Guard(self._limits, clock, self._connection_lost)
-        self._listener: Listener | None = None
-        self._tick_handle: asyncio.TimerHandle | None = None
-        self._last_tick_s = clock()
-        self._late = False
+        limits = limits or HttpLimits()
+        self._doorkeeper: Doorkeeper[GuardedProtocol] = Doorkeeper(self, listening, limits, clock, tls)
+        self._guard = Guard(limits, clock, self._doorkeeper.connection_lost)
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port it listens on."""
-        return self._listening.host, self._listening.port
+        return self._doorkeeper.address
 
     @property
     def connections(self) -> frozenset[GuardedProtocol]:
@@ -79,14 +61,12 @@ class HttpServer:
     async def start(self) -> None:
         """Begin to accept."""
         self._config.load()
-        self._last_tick_s = self._clock()
-        self._listener = Listener(self._listening.sock, self._connect, self._has_room, self._is_busiest)
-        self._tick()
-        self._listener.start()
+        self._doorkeeper.start()
 
     def begin_leaving(self) -> None:
         """From now on every answer says `Connection: close`. Still accepts: a load balancer may not know yet."""
         self._guard.draining_since_s = self._clock()
+        self._doorkeeper.leaving = True
         for connection in self.connections:
             connection.begin_drain()
 
@@ -100,8 +80,7 @@ class HttpServer:
         give_up_s = self._clock() + grace_s
         answered = self._state.total_requests
         self.begin_leaving()
-        if self._listener is not None:
-            await leave_socket(self._listening, self._listener, self._clock, give_up_s)
+        await self._doorkeeper.leave(give_up_s)
         while self._state.connections and self._clock() < give_up_s:
             now_s = self._clock()
             for connection in self.connections:
@@ -118,15 +97,7 @@ class HttpServer:
 
     async def close(self) -> None:
         """Cut everything now."""
-        if self._tick_handle is not None:
-            self._tick_handle.cancel()
-            self._tick_handle = None
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener.cancel()
-            await self._listener.settled(1.0)
-            self._listener = None
-        await asyncio.to_thread(self._listening.close)
+        await self._doorkeeper.close()
         for connection in self.connections:
             connection.transport.abort()
         await asyncio.sleep(0)
@@ -135,59 +106,20 @@ class HttpServer:
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=1.0)
 
-    async def _connect(self, client: socket.socket) -> None:
-        def connection() -> GuardedProtocol:
-            return GuardedProtocol(self._config, self._state, self._guard)
+    def make_connection(self) -> GuardedProtocol:
+        """See `doorkeeper.Server`."""
+        return GuardedProtocol(self._config, self._state, self._guard)
 
-        loop = asyncio.get_running_loop()
-        if self._tls is None:
-            await loop.connect_accepted_socket(connection, client)
-        else:
-            await loop.connect_accepted_socket(
-                connection, client, ssl=self._tls, ssl_handshake_timeout=self._limits.header_timeout_s
-            )
-        self._post_load()
+    def welcome(self, connection: GuardedProtocol) -> None:
+        """See `doorkeeper.Server`: nobody is greeted over HTTP."""
 
-    def _has_room(self, connecting: int) -> bool:
-        return len(self._state.connections) + connecting < self._limits.max_connections
-
-    def _is_busiest(self, connecting: int) -> bool:
-        board = self._listening.board
-        return board is not None and board.is_busiest(self._clock(), len(self._state.connections) + connecting)
-
-    def _post_load(self) -> None:
-        board = self._listening.board
-        if board is not None and self._guard.draining_since_s is None:
-            board.post(self._clock(), len(self._state.connections))
-
-    def _share(self) -> None:
-        """Ask callers to move on while other holders of the socket have clearly fewer connections.
-
-        Half of what is too much at a time: others do the same, and callers need a moment to come back.
-        """
-        board = self._listening.board
-        if board is None or self._guard.draining_since_s is not None:
-            return
-        surplus = board.surplus(self._clock(), len(self._state.connections))
-        for connection in islice(self.connections, -(-surplus // 2)):
-            connection.let_go()
-
-    def _connection_lost(self) -> None:
-        self._post_load()
-        if self._listener is not None:
-            self._listener.wake()
-
-    def _tick(self) -> None:
-        interval_s = self._limits.sweep_interval_s
-        self._post_load()
-        now_s = self._clock()
-        elapsed_s, self._last_tick_s = now_s - self._last_tick_s, now_s
+    def sweep(self, now_s: float, elapsed_s: float) -> None:
+        """See `doorkeeper.Server`."""
         date = formatdate(time.time(), usegmt=True).encode()
         self._state.default_headers = [(b"date", date), *self._config.encoded_headers]
-        # When the loop itself was held up, bytes wait that it has not read: give it one round before judging clients.
-        self._late = elapsed_s > 3 * interval_s and not self._late
-        if not self._late:
-            for connection in self.connections:
-                connection.sweep(now_s, elapsed_s)
-            self._share()
-        self._tick_handle = asyncio.get_running_loop().call_later(interval_s, self._tick)
+        for connection in self.connections:
+            connection.sweep(now_s, elapsed_s)
+        # Callers are asked to move on while other holders of the socket have clearly fewer connections. Half of what is
+        # too much at a time: others do the same, and callers need a moment to come back.
+        for connection in islice(self.connections, -(-self._doorkeeper.surplus // 2)):
+            connection.let_go()

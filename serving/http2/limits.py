@@ -1,9 +1,8 @@
 """What one HTTP/2 client may ask of the server."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-_LARGEST_SWEEP_S = 0.5
-_SWEEPS_PER_TIMEOUT = 4
+from serving.http.sweeps import require_positive, sweep_interval_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +29,9 @@ class Http2Limits:
     """A connection this old is told to go, so that new replicas get their share of those who never leave."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} must be positive")
+        require_positive(self)
 
     @property
     def sweep_interval_s(self) -> float:
         """How often the connections are looked over: 0.5 s, or more often where a timeout is very short."""
-        shortest_s = min(self.header_timeout_s, self.body_timeout_s, self.idle_s, self.write_timeout_s)
-        return min(_LARGEST_SWEEP_S, shortest_s / _SWEEPS_PER_TIMEOUT)
+        return sweep_interval_s(self.header_timeout_s, self.body_timeout_s, self.idle_s, self.write_timeout_s)

@@ -61,7 +61,7 @@ async def test_a_drain_is_bounded(desk: Any, tags: Any, monkeypatch: pytest.Monk
     call = desk.stub.ModelInfer(tags(1))
     await desk.house.backend.started()
     draining = asyncio.ensure_future(desk.server.drain(5))
-    await until(lambda: desk.server._leaving)
+    await until(lambda: desk.server._doorkeeper.leaving)
     desk.house.clock.advance(6)
     summary = await draining
     assert (summary.finished, summary.aborted) == (0, 1)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from serving.http.doorkeeper import DrainSummary
 from serving.http.fdshare import acquire_listener
 from serving.http.limits import HttpLimits
-from serving.http.server import DrainSummary, HttpServer
+from serving.http.server import HttpServer
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Serve = Callable[..., Awaitable[HttpServer]]
