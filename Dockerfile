@@ -9,12 +9,12 @@ ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 FROM ${BASE} AS build
 # serve: the server. cloud: with the clients of object stores. loadtest: with locust.
 ARG LOCK=serve
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 
 # Only wheels, only those whose hashes the lock names: nothing is compiled, nothing runs at installation.
 COPY requirements/build.lock requirements/${LOCK}.lock requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python -m venv /tools \
     && /tools/bin/python -m pip install -q --require-hashes --only-binary :all: -r requirements/build.lock \
     && python -m pip install -q --prefix /dependencies --ignore-installed --no-compile --no-deps \
@@ -44,7 +44,7 @@ FROM ${BASE}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends tini wget \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/* /root/.cache \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/* ~/.cache \
     && rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/* \
         /usr/local/bin/idle* /usr/local/lib/python3.*/idlelib \
     && find /usr/local/lib -depth -type d \( -name test -o -name tests \) -exec rm -rf {} + \
