@@ -9,15 +9,14 @@ ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 FROM ${BASE} AS build
 # serve: the server. cloud: with the clients of object stores. loadtest: with locust.
 ARG LOCK=serve
-ENV PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 
 # Only wheels, only those whose hashes the lock names: nothing is compiled, nothing runs at installation.
 COPY requirements/build.lock requirements/${LOCK}.lock requirements/
-RUN --mount=type=cache,target=/var/cache/pip \
-    python -m venv /tools \
-    && /tools/bin/python -m pip install -q --require-hashes --only-binary :all: -r requirements/build.lock \
-    && python -m pip install -q --prefix /dependencies --ignore-installed --no-compile --no-deps \
+RUN python -m venv /tools \
+    && /tools/bin/python -m pip install -q --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.lock \
+    && python -m pip install -q --no-cache-dir --prefix /dependencies --ignore-installed --no-compile --no-deps \
         --require-hashes --only-binary :all: -r requirements/${LOCK}.lock
 # What no Python server uses: Ray's Java workers and C++ interface, and the packages' own test suites and headers.
 # The bytecode is made here, because nothing can be written later; it is not checked against the sources at import,
