@@ -157,7 +157,7 @@ class Histogram:
         """Show this trace beside the bucket that `value` was counted in, instead of the one before."""
         if self.exemplars is None:
             self.exemplars = {}
-        self.exemplars[bisect_left(self.bounds, value)] = trace_id, value, round(time.time(), 3)
+        self.exemplars[bisect_left(self.bounds, value)] = trace_id, value, time.time()
 
 
 class Metrics:
