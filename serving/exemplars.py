@@ -61,4 +61,6 @@ def attach(family: Metric, labels: tuple[str, ...], exemplars: Mapping[Key, Exem
         exemplar = exemplars.get((family.name, tuple(sample.labels[name] for name in labels), sample.labels["le"]))
         if exemplar is not None:
             trace_id, value, at_s = exemplar
-            family.samples[number] = sample._replace(exemplar=ShownExemplar({"trace_id": trace_id}, value, round(at_s, 3)))
+            family.samples[number] = sample._replace(
+                exemplar=ShownExemplar({"trace_id": trace_id}, value, round(at_s, 3))
+            )

@@ -51,14 +51,17 @@ def test_an_exemplar_is_beside_the_bucket_its_value_was_counted_in(make: Callabl
     assert shown(metrics) == {"0.5": ("b", 0.5), "+Inf": ("c", 99.0)}
 
 
-def test_replicas_show_the_latest_of_all(make: Callable[[], Metrics], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("newest", [0, 1])
+def test_replicas_show_the_latest_of_all(
+    make: Callable[[], Metrics], monkeypatch: pytest.MonkeyPatch, newest: int
+) -> None:
     ticks = count(1_700_000_000.0, 1e-5)  # closer than what is shown of the time can tell apart
     monkeypatch.setattr("serving.metrics.time.time", lambda: next(ticks))
-    first, second = make(), make()
-    observe(first, 0.3, "older")
-    observe(second, 0.4, "newer")
-    observe(first, 0.003, "alone")
-    for metrics in (first, second):
+    replicas = make(), make()
+    observe(replicas[1 - newest], 0.3, "older")
+    observe(replicas[newest], 0.4, "newer")
+    observe(replicas[1 - newest], 0.003, "alone")
+    for metrics in replicas:
         assert shown(metrics) == {"0.5": ("newer", 0.4), "0.005": ("alone", 0.003)}
 
 
