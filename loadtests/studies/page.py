@@ -1,19 +1,18 @@
 """The page of a study: one HTML file with everything in it, to be read, printed and passed on."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from statistics import fmean
-from string import Template
 
 from loadtests.bootstrap import Interval
 from loadtests.studies.document import Study
 from loadtests.studies.results import CellResult, Row
 from loadtests.studies.summary import Group, Line, Spread
+from models.reporting import page
+from models.reporting.formats import count, percent
 from serving.core.policies.registry import LOOK_AHEAD
 
-TEMPLATE = "report.html"
+WHAT_IS_SEEN = "attainment, effective accuracy and headroom of each policy"
 
 READING = (
     "Attainment is the share of rows answered within their budget; what was refused, dropped or late counts as missed. "
@@ -28,30 +27,30 @@ READING = (
 
 def render_page(study: Study, pictures: Mapping[str, bytes]) -> str:
     """The page as text, with the pictures in it; whatever came from a file or a command line is escaped."""
-    template = Template((resources.files("loadtests.studies") / TEMPLATE).read_text(encoding="utf-8"))
     single = len(study.results) == 1
-    tables = map(_cell_section, study.results) if single else map(_group_section, study.groups)
-    return template.substitute(
-        title=escape(study.title),
-        lead=escape(_lead(study)),
-        cards="".join(_cards(study)),
-        figures="".join(_figure(name, picture) for name, picture in pictures.items()),
-        tables="".join(tables),
-        reading=escape(READING),
-        simulated=escape(_simulated(study)),
-        cells=_every_cell(study.results),
-        command=escape(study.command),
-        provenance="".join(
-            f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in study.provenance.items()
-        ),
+    parts = [
+        *(page.figure(picture, f"{name}: {WHAT_IS_SEEN}") for name, picture in pictures.items()),
+        *(map(_cell_section, study.results) if single else map(_group_section, study.groups)),
+        page.note(READING),
+        page.section("What was simulated", f"<p>{escape(_simulated(study))}</p>"),
+        page.folded("Every cell", _every_cell(study.results)),
+    ]
+    return page.render(
+        title=study.title,
+        lead=_lead(study),
+        cards=_cards(study),
+        body="\n".join(parts),
+        command=study.command,
+        facts=study.provenance,
+        sheet=page.LANDSCAPE,
     )
 
 
 def _lead(study: Study) -> str:
     policies = {row.policy for result in study.results for row in result.rows}
     seeds = max(len(result.seeds) for result in study.results)
-    text = f"{_count(len(policies), 'policy', 'policies')} on {_count(len(study.results), 'load')}"
-    text += f", {_count(seeds, 'seed')} each, the same requests for every policy."
+    text = f"{count(len(policies), 'policy', 'policies')} on {count(len(study.results), 'load')}"
+    text += f", {count(seeds, 'seed')} each, the same requests for every policy."
     return text if study.complete else f"{text} The run was stopped early: this is what had been finished."
 
 
@@ -63,8 +62,8 @@ def _cards(study: Study) -> Iterable[str]:
             continue
         yield _card(f"{ours.headroom.mean:.2f}", f"of the headroom used by look-ahead, {group.name}, mean of the loads")
         yield _card(
-            _percent(ours.attainment.mean),
-            f"of rows in time, {group.name}; worst load {_percent(ours.attainment.least)}",
+            percent(ours.attainment.mean),
+            f"of rows in time, {group.name}; worst load {percent(ours.attainment.least)}",
         )
         others = [line for line in group.lines if line.headroom and line.policy != LOOK_AHEAD]
         if others:
@@ -74,55 +73,47 @@ def _cards(study: Study) -> Iterable[str]:
 
 
 def _card(figure: str, text: str) -> str:
-    return f'<div class="card"><b>{escape(figure)}</b><span>{escape(text)}</span></div>'
-
-
-def _figure(name: str, picture: bytes) -> str:
-    data = base64.b64encode(picture).decode("ascii")
-    alt = escape(f"{name}: attainment, effective accuracy and headroom of each policy")
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"></figure>'
+    return page.card(figure, escape(text))
 
 
 def _group_section(group: Group) -> str:
     heads = ("policy", "headroom<br>mean", "median", "worst", "attainment<br>mean", "worst",
              "worst against<br>attainable", "effective<br>accuracy", "loads where<br>look-ahead<br>does better",
              "its lead in<br>headroom")  # fmt: skip
-    body = "".join(_group_row(line) for line in group.lines)
-    title = f"{group.name}: {_count(group.cells, 'load')}"
-    return f'<h2>{escape(title)}</h2><div class="wide">{_table(heads, body)}</div>'
+    return page.section(f"{group.name}: {count(group.cells, 'load')}", page.table(heads, map(_group_row, group.lines)))
 
 
 def _group_row(line: Line) -> str:
     cells = [
-        f'<span class="name">{escape(line.policy)}</span>',
+        page.name(line.policy),
         *_spread(line.headroom),
-        _percent(line.attainment.mean),
-        _percent(line.attainment.least),
+        percent(line.attainment.mean),
+        percent(line.attainment.least),
         _toned(100 * line.shortfall.least, f"{100 * line.shortfall.least:+.2f}"),
         f"{line.effective_accuracy:.4f}",
         "" if line.beaten is None else f"{100 * line.beaten:.0f} %",
         "" if line.lead is None else f"{line.lead.mean:+.3f}<small>{_interval(line.lead, '+.3f')}</small>",
     ]
-    return _row(cells, ours=line.policy == LOOK_AHEAD)
+    return page.row(cells, marked=line.policy == LOOK_AHEAD)
 
 
 def _cell_section(result: CellResult) -> str:
     heads = ("policy", "attainment", "served<br>accuracy", "effective<br>accuracy", "of the<br>bound", "headroom",
              "p50 ms", "p99 ms", "rejected", "expired", "late", "CPU &micro;s<br>a request", "mJ<br>a request",
              "decision<br>p99 &micro;s")  # fmt: skip
-    body = "".join(_cell_row(row) for row in sorted(result.rows, key=lambda row: -row.effective_accuracy.mean))
-    bound = f"No scheduler can pass an effective accuracy of {result.upper_bound.mean:.4f}."
-    return f'<h2>{escape(result.cell.name)}</h2><p>{bound}</p><div class="wide">{_table(heads, body)}</div>'
+    rows = sorted(result.rows, key=lambda row: -row.effective_accuracy.mean)
+    bound = f"<p>No scheduler can pass an effective accuracy of {result.upper_bound.mean:.4f}.</p>"
+    return page.section(result.cell.name, bound + page.table(heads, map(_cell_row, rows)))
 
 
 def _cell_row(row: Row) -> str:
     headroom = "no room" if row.headroom is None else _with_interval(row.headroom, ".3f")
     cells = [
-        f'<span class="name">{escape(row.policy)}</span>',
-        _percent(row.attainment),
+        page.name(row.policy),
+        percent(row.attainment),
         f"{row.served_accuracy:.4f}",
         _with_interval(row.effective_accuracy, ".4f"),
-        _percent(row.efficiency),
+        percent(row.efficiency),
         headroom,
         f"{row.p50_ms:.3g}",
         f"{row.p99_ms:.3g}",
@@ -133,14 +124,14 @@ def _cell_row(row: Row) -> str:
         f"{row.energy_mj_per_request:.3g}",
         f"{row.decision_p99_us:.3g}",
     ]
-    return _row(cells, ours=row.policy == LOOK_AHEAD)
+    return page.row(cells, marked=row.policy == LOOK_AHEAD)
 
 
 def _every_cell(results: Sequence[CellResult]) -> str:
     heads = ("load", "requests<br>a run", "rows a<br>request", "budgets<br>spanned", "seeds", "smallest<br>attains",
              "upper<br>bound", "look-ahead<br>attainment", "effective", "headroom", "best other",
              "headroom")  # fmt: skip
-    return _table(heads, "".join(_one_cell(result) for result in results))
+    return page.table(heads, map(_one_cell, results))
 
 
 def _one_cell(result: CellResult) -> str:
@@ -153,15 +144,15 @@ def _one_cell(result: CellResult) -> str:
         f"{fmean(entry.mean_rows for entry in result.cell.scenario.classes):.3g}",
         f"{result.budgets:.0f}",
         str(len(result.seeds)),
-        _percent(result.attainable),
+        percent(result.attainable),
         f"{result.upper_bound.mean:.4f}",
-        _percent(ours.attainment) if ours else "",
+        percent(ours.attainment) if ours else "",
         f"{ours.effective_accuracy.mean:.4f}" if ours else "",
         f"{ours.headroom.mean:.3f}" if ours and ours.headroom else "",
         escape(best.policy) if best else "",
         f"{best.headroom.mean:.3f}" if best and best.headroom else "",
     ]
-    return _row(cells)
+    return page.row(cells)
 
 
 def _simulated(study: Study) -> str:
@@ -179,16 +170,6 @@ def _simulated(study: Study) -> str:
     )
 
 
-def _table(heads: Sequence[str], body: str) -> str:
-    head = "".join(f"<th>{text}</th>" for text in heads)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _row(cells: Sequence[str], *, ours: bool = False) -> str:
-    start = '<tr class="ours">' if ours else "<tr>"
-    return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
 def _spread(spread: Spread | None) -> tuple[str, str, str]:
     if spread is None:
         return ("no room", "", "")
@@ -196,8 +177,7 @@ def _spread(spread: Spread | None) -> tuple[str, str, str]:
 
 
 def _toned(value: float, text: str) -> str:
-    tone = "bad" if value < -1 else ""
-    return f'<span class="{tone}">{text}</span>' if tone else text
+    return page.toned("bad" if value < -1 else "", text)
 
 
 def _with_interval(interval: Interval, digits: str) -> str:
@@ -206,11 +186,3 @@ def _with_interval(interval: Interval, digits: str) -> str:
 
 def _interval(interval: Interval, digits: str) -> str:
     return f"{interval.low:{digits}} &ndash; {interval.high:{digits}}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,6 +1,5 @@
 """The pictures of a study: headroom over the grid, and every policy against the load."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from statistics import fmean
@@ -8,21 +7,17 @@ from types import MappingProxyType
 from typing import Any
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loadtests.studies.document import Study
 from loadtests.studies.lineup import SMALLEST
 from loadtests.studies.results import CellResult, Row
+from models.reporting.picture import FAINT, INK, MARK, MUTED, blank, plain_numbers, png, style_axes
 from serving.core.policies.registry import EARLY_DROP, LOOK_AHEAD
 
-INK, MUTED, FAINT, RULE, OURS = "#1b1f24", "#6b7280", "#b6bcc6", "#e8eaee", "#1f6feb"
-DOTS = 150
 COLOURS: Mapping[str, str] = MappingProxyType(
     {
         "clipper": "#c2410c",
@@ -41,31 +36,18 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 def draw_pictures(study: Study) -> dict[str, bytes]:
     """PNG pictures by name: one a family with a grid of steady loads, else one a cell that stands alone."""
     if len(study.results) == 1:
-        return {"simulation": _png(_draw_cell(study.results[0]))}
+        return {"simulation": png(_draw_cell(study.results[0]))}
     pictures = {}
     for family in dict.fromkeys(result.cell.family for result in study.results):
         steady = [each for each in study.results if each.cell.family == family and each.cell.kind == "steady"]
         noisy = [each for each in steady if each.cell.noise]
         if steady:
-            pictures[family] = _png(_draw_grid(family, noisy or steady))
+            pictures[family] = png(_draw_grid(family, noisy or steady))
     return pictures
 
 
-def _figure(width: float, height: float) -> Figure:
-    room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04, wspace=0.04)
-    figure = Figure(figsize=(width, height), dpi=DOTS, facecolor="white", layout=room)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
 def _draw_grid(family: str, cells: Sequence[CellResult]) -> Figure:
-    figure = _figure(11.0, 12.4)
+    figure = blank(11.0, 12.4)
     rows = figure.add_gridspec(3, 6, height_ratios=[1.15, 1.0, 1.0])
     best = _best_other(cells)
     maps = [
@@ -118,25 +100,23 @@ def _draw_map(axes: Any, title: str, cells: Sequence[CellResult], value: Any, *,
 
 def _draw_lines(axes: Any, title: str, line: Sequence[CellResult], what: str) -> None:
     loads = [cell.cell.load or 0.0 for cell in line]
-    for policy, style in _styles(line):
+    for policy, stroke in _styles(line):
         rows = [cell.row(policy) for cell in line]
         values = [row.attainment if what == "attainment" else row.effective_accuracy.mean for row in rows if row]
         if len(values) == len(loads):
-            axes.plot(loads, values, **style)
+            axes.plot(loads, values, **stroke)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _style(axes, title, "load, of the smallest variant's capacity", "")
+    plain_numbers(axes.xaxis)
+    style_axes(axes, title, "load, of the smallest variant's capacity", "")
 
 
 def _draw_cell(result: CellResult) -> Figure:
     """One load: what each policy answers in time, and how well."""
-    figure = _figure(11.0, 1.8 + 0.34 * len(result.rows))
+    figure = blank(11.0, 1.8 + 0.34 * len(result.rows))
     left, right = figure.subplots(1, 2, sharey=True)
     rows = sorted(result.rows, key=lambda row: row.effective_accuracy.mean)
     places = range(len(rows))
-    colours = [OURS if row.policy == LOOK_AHEAD else FAINT for row in rows]
+    colours = [MARK if row.policy == LOOK_AHEAD else FAINT for row in rows]
     left.barh(places, [100 * row.attainment for row in rows], color=colours, height=0.66, zorder=2)
     left.set_yticks(places, [row.policy for row in rows])
     left.set_xlim(0, 100)
@@ -148,8 +128,8 @@ def _draw_cell(result: CellResult) -> Figure:
     for at, row in enumerate(rows):
         left.text(1.0, at, f"{100 * row.attainment:.2f}", va="center", fontsize=8, color=INK, zorder=4)
         right.text(0.005, at, f"{row.effective_accuracy.mean:.4f}", va="center", fontsize=8, color=INK, zorder=4)
-    _style(left, f"{result.cell.name}: answered in time", "attainment, %", "")
-    _style(right, "How well, over all rows", "effective accuracy; dashed: no scheduler can pass", "")
+    style_axes(left, f"{result.cell.name}: answered in time", "attainment, %", "")
+    style_axes(right, "How well, over all rows", "effective accuracy; dashed: no scheduler can pass", "")
     for axes in (left, right):
         axes.grid(visible=False, axis="y")
     return figure
@@ -160,7 +140,7 @@ def _styles(line: Sequence[CellResult]) -> Iterator[tuple[str, dict[str, Any]]]:
         plain = row.policy.removesuffix(EARLY_DROP)
         rule = plain.partition(":")[0]
         if row.policy == LOOK_AHEAD:
-            yield row.policy, {"color": OURS, "lw": 2.8, "zorder": 8, "marker": "o", "ms": 4.5, "mec": "white"}
+            yield row.policy, {"color": MARK, "lw": 2.8, "zorder": 8, "marker": "o", "ms": 4.5, "mec": "white"}
         elif row.policy == SMALLEST:
             yield row.policy, {"color": INK, "lw": 1.6, "ls": ":", "zorder": 6}
         else:
@@ -224,15 +204,3 @@ def _lead(cell: CellResult) -> float | None:
 
 def _middle(values: Sequence[float]) -> float:
     return values[len(values) // 2]
-
-
-def _style(axes: Any, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=8)
-    axes.set_xlabel(across, color=MUTED, fontsize=9)
-    axes.set_ylabel(up, color=MUTED, fontsize=9)
-    axes.grid(visible=True, which="major", color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=MUTED, labelsize=8.5, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)

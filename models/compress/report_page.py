@@ -1,15 +1,13 @@
 """The page of a compression: one HTML file with everything in it, to be read, printed and passed on."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
-from string import Template
 from typing import Any
 
 from models.compress.results import Attempt, Entry, Report, in_order, ratios
+from models.reporting import page
+from models.reporting.formats import count, data_size, milliseconds, percent, points, times
 
-TEMPLATE = "report.html"
 CLOSE = 0.005
 """Accuracy that a variant may lose and still count as equal on the cards: half a point."""
 FEW = 12
@@ -18,43 +16,39 @@ FEW = 12
 
 def render_page(report: Report, picture: bytes) -> str:
     """The page as text; whatever came from a file or a command line is escaped."""
-    template = Template((resources.files("models.compress") / TEMPLATE).read_text(encoding="utf-8"))
     kept = report.kept()
     beside = in_order(entry for entry in report.entries if not entry.kept and entry is not report.original)
     shown = kept if report.original.kept else [report.original, *kept]
-    return template.substitute(
-        title=escape(f"{report.model}: a family of {_count(len(kept), 'variant')}"),
+    alt = f"Accuracy against latency of {len(report.entries)} variants of {report.model}; times by batch size"
+    parts = [
+        page.figure(picture, alt),
+        page.section("The family", _table(report, shown)),
+        page.note(_reading(report)),
+        page.section("Measured, and not kept", _table(report, beside)) if beside else "",
+        page.section("Tried, and dropped", _attempts(report)) if report.dropped else "",
+    ]
+    return page.render(
+        title=f"{report.model}: a family of {count(len(kept), 'variant')}",
         lead=_lead(report),
-        cards="".join(_cards(report)),
-        picture=base64.b64encode(picture).decode("ascii"),
-        alt=escape(
-            f"Accuracy against latency of {len(report.entries)} variants of {report.model}; times by batch size"
-        ),
-        kept=_table(report, shown),
-        reading=_reading(report),
-        others=_section("Measured, and not kept", _table(report, beside)) if beside else "",
-        dropped=_section("Tried, and dropped", _attempts(report)) if report.dropped else "",
-        command=escape(report.command),
-        provenance=_provenance(report),
+        cards=_cards(report),
+        body="\n".join(filter(None, parts)),
+        command=report.command,
+        facts=_facts(report),
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f'<h2>{title}</h2>\n<div class="wide">{body}</div>'
 
 
 def _lead(report: Report) -> str:
     tried = len(report.entries) - 1 + len(report.dropped)
     original, rows = report.original, report.original.quality.accuracy.samples
     truth = (
-        f"is right on {_percent(original.accuracy)} of them"
+        f"is right on {percent(original.accuracy)} of them"
         if original.quality.metric == "top-1"
         else "is what they are compared with, since the rows have no labels"
     )
-    return escape(
-        f"{_count(tried, 'compression')} of {report.model} tried. All figures are from {rows:,} rows that no "
-        f"choice was made by; the original {truth} and takes {_ms(original.latency_ms)} a row in "
-        f"{_bytes(original.footprint.size_bytes)}."
+    return (
+        f"{count(tried, 'compression')} of {report.model} tried. All figures are from {rows:,} rows that no "
+        f"choice was made by; the original {truth} and takes {milliseconds(original.latency_ms)} a row in "
+        f"{data_size(original.footprint.size_bytes)}."
     )
 
 
@@ -71,12 +65,9 @@ def _cards(report: Report) -> Iterable[str]:
 
 
 def _card(entry: Entry, original: Entry, what: str, word: str, remark: str = "") -> str:
-    times = 1 / (ratios(entry, original)[what] or 1.0)
-    remark = remark or f"{_points(entry.accuracy - original.accuracy)} accuracy"
-    return (
-        f'<div class="card"><b>{_times(times)} {word}</b>'
-        f"<span><code>{escape(entry.name)}</code><br>{escape(remark)}</span></div>"
-    )
+    factor = 1 / (ratios(entry, original)[what] or 1.0)
+    remark = remark or f"{points(entry.accuracy - original.accuracy)} accuracy"
+    return page.card(f"{times(factor)} {word}", f"<code>{escape(entry.name)}</code><br>{escape(remark)}")
 
 
 def _table(report: Report, entries: Sequence[Entry]) -> str:
@@ -85,9 +76,7 @@ def _table(report: Report, entries: Sequence[Entry]) -> str:
     energy = [f"mJ a row<br>{escape(source)}"] if source != "none" else []
     heads = ["variant", metric, "against<br>original", "ms, one row", "times<br>faster", "ms, all<br>workers busy"]
     heads += ["file", "memory", *energy]
-    head = "".join(f"<th>{text}</th>" for text in heads)
-    body = "".join(_row(report, entry, with_energy=bool(energy)) for entry in entries)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return page.table(heads, (_row(report, entry, with_energy=bool(energy)) for entry in entries))
 
 
 def _row(report: Report, entry: Entry, *, with_energy: bool) -> str:
@@ -101,28 +90,27 @@ def _row(report: Report, entry: Entry, *, with_energy: bool) -> str:
     why = f"<small>{escape(entry.why)}</small>" if entry.why else ""
     divergence = f"KL {quality.kl:.2g}" if quality.kl < float("inf") else "answers NaN"
     cells = [
-        f'<span class="name">{escape(entry.name)}</span><small>{about}</small>{why}',
-        f"{_percent(quality.accuracy.value)}<small>{100 * low:.1f} &ndash; {100 * high:.1f}</small>",
+        page.prose(f"{page.name(entry.name)}<small>{about}</small>{why}"),
+        f"{percent(quality.accuracy.value)}<small>{100 * low:.1f} &ndash; {100 * high:.1f}</small>",
         ""
         if is_original
-        else f'<span class="{tone}">{_points(-loss)}</span>'
-        f"<small>agrees {_percent(quality.agreement.value)}<br>{divergence}</small>",
+        else f"{page.toned(tone, points(-loss))}"
+        f"<small>agrees {percent(quality.agreement.value)}<br>{divergence}</small>",
         f"{alone.median_s * 1e3:.3g}<small>p95 {alone.p95_s * 1e3:.3g}</small>",
         _faster(alone.ratio.median, alone.ratio.low, alone.ratio.high, is_original=is_original),
         f"{busy.median_s * 1e3:.3g}<small>p95 {busy.p95_s * 1e3:.3g}</small>",
-        f"{_bytes(entry.footprint.size_bytes)}<small>{_bytes(entry.footprint.stored_bytes)} deflated</small>",
-        "unknown" if entry.footprint.memory_bytes is None else _bytes(entry.footprint.memory_bytes),
+        f"{data_size(entry.footprint.size_bytes)}<small>{data_size(entry.footprint.stored_bytes)} deflated</small>",
+        "unknown" if entry.footprint.memory_bytes is None else data_size(entry.footprint.memory_bytes),
         *([f"{entry.speed.energy_mj:.3g}"] if with_energy else []),
     ]
-    start = '<tr class="reference">' if is_original else "<tr>"
-    return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return page.row(cells, marked=is_original)
 
 
 def _faster(median: float, low: float, high: float, *, is_original: bool) -> str:
     """The ratio turned round: how many times faster, and the middle half of the turns."""
     if is_original:
         return ""
-    return f"{_times(1 / median)}<small>{1 / high:.2f} &ndash; {1 / low:.2f}</small>"
+    return f"{times(1 / median)}<small>{1 / high:.2f} &ndash; {1 / low:.2f}</small>"
 
 
 def _step(step: Mapping[str, Any]) -> str:
@@ -138,7 +126,7 @@ def _attempts(report: Report) -> str:
     for attempt in report.dropped:
         kinds.setdefault(attempt.why.partition(":")[0], []).append(attempt)
     return "".join(
-        f"<details><summary>{escape(kind)} ({len(attempts):,})</summary>{_attempts_of_a_kind(attempts)}</details>"
+        page.folded(f"{kind} ({len(attempts):,})", _attempts_of_a_kind(attempts))
         for kind, attempts in sorted(kinds.items(), key=lambda item: -len(item[1]))
     )
 
@@ -147,15 +135,12 @@ def _attempts_of_a_kind(attempts: Sequence[Attempt]) -> str:
     """Their names alone where nothing else tells them apart."""
     if any(attempt.why.partition(":")[2] for attempt in attempts):
         return _attempts_table(attempts)
-    return f'<p class="note">{", ".join(escape(attempt.name) for attempt in attempts)}</p>'
+    return page.note(", ".join(attempt.name for attempt in attempts))
 
 
 def _attempts_table(attempts: Sequence[Attempt]) -> str:
-    rows = "".join(
-        f'<tr><td class="name">{escape(attempt.name)}</td><td class="text">{escape(attempt.why)}</td></tr>'
-        for attempt in attempts
-    )
-    return f'<table><thead><tr><th>recipe</th><th class="text">why</th></tr></thead><tbody>{rows}</tbody></table>'
+    rows = ([page.prose(page.name(attempt.name)), page.prose(escape(attempt.why))] for attempt in attempts)
+    return page.table(["recipe", page.prose("why")], map(page.row, rows))
 
 
 def _reading(report: Report) -> str:
@@ -165,7 +150,7 @@ def _reading(report: Report) -> str:
         "estimate": "Energy is an estimate: processor time times the power a busy core is said to draw.",
         "none": "",
     }[speed.energy_source]
-    text = (
+    return (
         "Small print: intervals of accuracy are 95 % (Wilson) over draws of the test rows; KL is the mean divergence "
         "of the class probabilities from the original's, nats. Times are medians of single runs with the session that "
         f"serves, one core a batch; \u201cbusy\u201d is with {speed.workers} batches at once. Each speed-up is the "
@@ -173,48 +158,19 @@ def _reading(report: Report) -> str:
         "half of the turns below it, so that it can differ a little from the quotient of the times shown. Memory is "
         f"what loading and running the variant adds to a process. {source}"
     )
-    return escape(text)
 
 
-def _provenance(report: Report) -> str:
+def _facts(report: Report) -> Mapping[str, str]:
     host = report.host
     gates = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.gates.items() if value is not None)
-    facts = {
+    return {
         "measured on": f"{host.get('processor', 'unknown')}, {host.get('cores', '?')} cores, "
-        f"{_bytes(int(host.get('memory_bytes', 0)))} of memory, {host.get('system', '')}",
+        f"{data_size(int(host.get('memory_bytes', 0)))} of memory, {host.get('system', '')}",
         "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
-        "rows": ", ".join(f"{count:,} {name}" for name, count in report.rows.items()),
+        "rows": ", ".join(f"{number:,} {name}" for name, number in report.rows.items()),
         "data (SHA-256)": report.digest,
         "original (SHA-256)": report.sha256,
         "seed": str(report.seed),
         "demanded": gates or "nothing",
         "search": "" if report.spent_s is None else f"{report.spent_s:,.0f} s of work",
     }
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items() if text)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def _points(change: float) -> str:
-    return f"{100 * change:+.2f} points".replace("-", "\u2212") if round(change, 4) else "\u00b10.00 points"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.2f}\u00d7" if factor < 10 else f"{factor:.0f}\u00d7"
-
-
-def _ms(milliseconds: float) -> str:
-    return f"{milliseconds:.3g} ms"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"

@@ -1,22 +1,17 @@
 """The picture of a compression: the frontier, latency by batch, and which layers are sensitive."""
 
-import io
 from collections.abc import Iterator, Sequence
 from math import sqrt
 from typing import Any
 
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from models.compress.results import Entry, Report, Sensitivity
+from models.reporting.formats import data_size
+from models.reporting.picture import FAINT, INK, MARK, MUTED, blank, plain_numbers, png, style_axes
 
-INK, MUTED, FAINT, RULE, LINE = "#1b1f24", "#6b7280", "#b6bcc6", "#e8eaee", "#1f6feb"
-DOTS = 150
 LEAST_AREA, MOST_AREA = 28.0, 420.0
 """Of markers, square points; the largest model has the largest."""
 MOST_LAYERS = 18
@@ -25,9 +20,7 @@ NAME_LENGTH = 34
 
 def draw_picture(report: Report) -> bytes:
     """The picture as a PNG."""
-    room = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.05, wspace=0.04)
-    figure = Figure(figsize=(11.0, 10.2), dpi=DOTS, facecolor="white", layout=room)
-    FigureCanvasAgg(figure)
+    figure = blank(11.0, 10.2)
     rows = figure.add_gridspec(2, 2, height_ratios=[1.25, 1.0])
     colours = _colours(report)
     frontier = figure.add_subplot(rows[0, :])
@@ -43,9 +36,7 @@ def draw_picture(report: Report) -> bytes:
     figure.set_layout_engine("none")
     _place(figure, frontier, labels, _AROUND)
     _place(figure, batches, ends, _RIGHT)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None, "Description": f"{report.model}: {report.digest}"})
-    return file.getvalue()
+    return png(figure, f"{report.model}: {report.digest}")
 
 
 def _colours(report: Report) -> dict[str, Any]:
@@ -68,7 +59,7 @@ def _draw_frontier(axes: Any, report: Report, colours: dict[str, Any]) -> list[L
     axes.plot(
         [*(entry.latency_ms for entry in steps), right],
         [*(100 * entry.accuracy for entry in steps), 100 * steps[-1].accuracy],
-        drawstyle="steps-post", color=LINE, alpha=0.28, lw=1.6, zorder=1, solid_joinstyle="round",
+        drawstyle="steps-post", color=MARK, alpha=0.28, lw=1.6, zorder=1, solid_joinstyle="round",
     )  # fmt: skip
     labels = []
     for entry in sorted(shown, key=lambda each: each.kept):
@@ -87,17 +78,17 @@ def _draw_frontier(axes: Any, report: Report, colours: dict[str, Any]) -> list[L
         labels.append((*place, text, INK if bright else MUTED, 9.0 if bright else 7.5, sqrt(area) / 2))
     axes.set_xscale("log")
     axes.set_xlim(min(entry.latency_ms for entry in shown) / 2.0, right)
-    _log_axis(axes.xaxis)
+    plain_numbers(axes.xaxis)
     axes.set_ylim(*_limits(shown, report))
     what = "accuracy" if report.original.quality.metric == "top-1" else "agreement with the original"
-    _style(
+    style_axes(
         axes,
         f"{_short(report.model)}: what each variant costs and keeps",
         "median time of one row, ms (log scale)",
         what,
     )
     axes.set_ylabel(f"{what}, %, with 95 % interval", color=MUTED, fontsize=9)
-    note = f"marker area: file size, largest {_bytes(largest)}   ·   hollow: measured and not kept"
+    note = f"marker area: file size, largest {data_size(largest)}   ·   hollow: measured and not kept"
     if hidden:
         note += f"   ·   {hidden} below the picture"
     axes.text(1.0, 1.015, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=MUTED)
@@ -147,9 +138,9 @@ def _draw_batches(axes: Any, report: Report, colours: dict[str, Any]) -> list[La
     axes.margins(y=0.1)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlim(sizes[0] / 1.12, sizes[-1] * max(1.6, (sizes[-1] / sizes[0]) ** 0.34))
-    _log_axis(axes.yaxis)
+    plain_numbers(axes.yaxis)
     workers = report.original.speed.workers
-    _style(axes, "Time a row by batch size", "rows in a batch", "ms a row (log scale)")
+    style_axes(axes, "Time a row by batch size", "rows in a batch", "ms a row (log scale)")
     axes.text(
         0.0, 0.015, f"  dashed: {workers} workers busy at once", transform=axes.transAxes, fontsize=8, color=MUTED
     )
@@ -164,7 +155,7 @@ def _draw_sensitivity(axes: Any, sensitivity: Sensitivity) -> None:
     axes.barh(range(len(layers)), [loss for _, loss in layers], color=shades, height=0.68, zorder=2)
     axes.set_yticks(range(len(layers)), [_short(name) for name, _ in layers], fontsize=7.5, color=INK)
     axes.set_ylim(-0.7, len(layers) - 0.3)
-    _style(axes, "Layers that mind", f"loss when only this layer is compressed ({sensitivity.unit})", "")
+    style_axes(axes, "Layers that mind", f"loss when only this layer is compressed ({sensitivity.unit})", "")
     axes.grid(visible=False, axis="y")
     left_out = len(sensitivity.layers) - len(layers)
     if left_out:
@@ -180,29 +171,9 @@ def _draw_sizes(axes: Any, report: Report, colours: dict[str, Any]) -> None:
     axes.set_ylim(min(-0.7, len(entries) - 4.3), len(entries) - 0.3)  # few bars stay slim
     axes.set_xlim(0, max(sizes) * 1.18)
     for at, entry in enumerate(entries):
-        axes.text(sizes[at], at, f"  {_bytes(entry.footprint.size_bytes)}", va="center", fontsize=8, color=INK)
-    _style(axes, "File size", "MB", "")
+        axes.text(sizes[at], at, f"  {data_size(entry.footprint.size_bytes)}", va="center", fontsize=8, color=INK)
+    style_axes(axes, "File size", "MB", "")
     axes.grid(visible=False, axis="y")
-
-
-def _style(axes: Any, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold", pad=10)
-    axes.set_xlabel(across, color=MUTED, fontsize=9)
-    axes.set_ylabel(up, color=MUTED, fontsize=9)
-    axes.grid(visible=True, which="major", color=RULE, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=MUTED, labelsize=8.5, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-
-
-def _log_axis(axis: Any) -> None:
-    """Plain numbers, at 1, 2 and 5 of each decade where there are few decades."""
-    low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 _AROUND = [
@@ -246,7 +217,3 @@ def _short(name: str) -> str:
     """A name that fits; its dollars are no formulas."""
     cut = name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH // 2 - 1]}…{name[-NAME_LENGTH // 2 :]}"
     return cut.replace("$", r"\$")
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from models.compress import report as module
-from models.compress import report_picture
 from models.compress.measure import Footprint, Quality, Ratio, Speed, Timing
 from models.compress.report import Attempt, Entry, Report, Sensitivity, write_report
 from models.compress.report_picture import draw_picture
 from models.evaluate import Accuracy
+from models.reporting import picture
 
 VOID = {"meta", "img", "br"}
 
@@ -62,7 +62,7 @@ def made() -> Report:
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """Pictures of few dots are drawn in less time."""
-    monkeypatch.setattr(report_picture, "DOTS", 40)
+    monkeypatch.setattr(picture, "DOTS", 40)
 
 
 class Page(HTMLParser):
