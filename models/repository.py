@@ -7,13 +7,12 @@ is one rename, so a reader sees a whole version or none.
 import hashlib
 import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from models.drafts import clear_abandoned, folder_in_making
 from models.manifest import (
     MANIFEST_NAME,
     NAME_PATTERN,
@@ -28,6 +27,8 @@ from models.manifest import (
 from models.session import ModelLoadError, Session
 
 MODEL_SUFFIX = ".onnx"
+STAGING = ".staging-"
+"""How the folder of a version that is being written begins."""
 PLAIN_MODEL = "model.onnx"
 """The one file of a version that was made for Triton: no manifest, the graph says the rest."""
 
@@ -190,22 +191,21 @@ def bare_family(
 def publish(root: Path, family: Family, files: dict[str, bytes]) -> Path:
     """Write a new version into a repository: whole, or not at all. Returns its folder.
 
-    Raises `RepositoryError` when the version exists: a version never changes.
+    What a publisher that was killed left of the family is cleared away first. Raises `RepositoryError` when the
+    version exists: a version never changes.
     """
     target = root / family.name / family.version
     if target.exists():
         raise RepositoryError(f"{target} exists; a version never changes: choose another --version")
-    staging = root / family.name / f".staging-{os.getpid()}-{secrets.token_hex(4)}"
+    clear_abandoned(target.parent, f"{STAGING}*")
     try:
-        staging.mkdir(parents=True)
-        for name, content in files.items():
-            _write(staging / name, content)
-        _write(staging / MANIFEST_NAME, family.to_json().encode())
-        staging.rename(target)
+        with folder_in_making(target.parent, STAGING) as staging:
+            for name, content in files.items():
+                _write(staging / name, content)
+            _write(staging / MANIFEST_NAME, family.to_json().encode())
+            staging.rename(target)
     except OSError as error:
         raise RepositoryError(f"{target}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 

@@ -6,11 +6,12 @@ same again gets it from here, after a kill too: an entry is written whole, its f
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from models.drafts import SUFFIX, clear_abandoned, write_whole
 
 FORMAT = 1
 """Part of every key: raise it when a pass computes something else for the same parameters."""
@@ -28,8 +29,9 @@ class Store:
     """A folder of entries, two levels deep."""
 
     def __init__(self, folder: Path) -> None:
-        """The folder is made when the first entry is kept."""
+        """The folder is made when the first entry is kept. What a killed process was writing is cleared away."""
         self._folder = folder
+        clear_abandoned(folder, f"??/*{SUFFIX}")
 
     def recall(self, key: str) -> Entry | None:
         """The entry of that key; None when there is none, or when it is damaged (it will be made again)."""
@@ -48,8 +50,8 @@ class Store:
         """Remember a result. Raises `OSError` when the disk does not take it; then there is no entry."""
         digest = None if content is None else hashlib.sha256(content).hexdigest()
         if content is not None:
-            _write(self._place(key, "onnx"), content)
-        _write(self._place(key, "json"), json.dumps({"sha256": digest, "facts": facts}).encode())
+            write_whole(self._place(key, "onnx"), content)
+        write_whole(self._place(key, "json"), json.dumps({"sha256": digest, "facts": facts}).encode())
 
     def folder(self, key: str) -> Path:
         """A folder for state that belongs to that key."""
@@ -62,13 +64,3 @@ class Store:
 def key_of(*facts: Any) -> str:
     """The hash of JSON-plain facts, order of mappings aside."""
     return hashlib.sha256(json.dumps([FORMAT, *facts], sort_keys=True).encode()).hexdigest()
-
-
-def _write(place: Path, content: bytes) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)

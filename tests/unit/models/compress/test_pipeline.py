@@ -168,9 +168,9 @@ def test_gates_that_leave_nothing_say_what_comes_nearest(run, tmp_path):
     assert not (tmp_path / "families").exists()
 
 
-@pytest.mark.parametrize("place", [repository, store_module])
-def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, place):
-    real, written = place._write, []
+@pytest.mark.parametrize(("place", "writes"), [(repository, "_write"), (store_module, "write_whole")])
+def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, place, writes):
+    real, written = getattr(place, writes), []
 
     def full(path, content):
         written.append(path)
@@ -178,11 +178,11 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, place):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, content)
 
-    monkeypatch.setattr(place, "_write", full)
+    monkeypatch.setattr(place, writes, full)
     with pytest.raises((OSError, RepositoryError), match="No space left on device"):
         run(store=Store(tmp_path / "store"))
     assert list((tmp_path / "families").rglob("*")) in ([], [tmp_path / "families" / "digits-mlp"])
-    monkeypatch.setattr(place, "_write", real)
+    monkeypatch.setattr(place, writes, real)
     assert run(store=Store(tmp_path / "store")).family.version == "1"
 
 
