@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 import onnx
 import onnxslim
+from onnx import shape_inference
 from onnxscript import optimizer
 
 from models.compress import graph as graphs
@@ -67,9 +68,10 @@ def _optimize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tried(rewrite: Rewrite, model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """What a rewrite makes; None where ONNX refuses what it was about to make. All else it raises is a defect."""
     try:
         return rewrite(model)
-    except Exception:  # noqa: BLE001 - a tool that cannot read this graph raises anything; the graph stays as it is
+    except (onnx.checker.ValidationError, shape_inference.InferenceError):
         return None
 
 

@@ -78,3 +78,15 @@ def test_a_tool_that_changes_the_model_or_fails_is_not_followed(tmp_path, monkey
     simple = Simplify().apply(original.model(), compress.bench(original, dataset, tmp_path))
     found = scores_of(Session(simple.SerializeToString()), "scores", dataset.test)
     np.testing.assert_allclose(found, original.scores(dataset.test), atol=1e-5)
+
+
+def test_a_defect_of_a_tool_is_not_hidden(tmp_path, monkeypatch):
+    """It ends this recipe and no other: whoever carries out passes lists it, and where its traceback lies."""
+
+    def defect(model):
+        raise KeyError("a name that the tool lost")
+
+    monkeypatch.setattr(simplify, "_slim", defect)
+    original, dataset = compress.digits_mlp()
+    with pytest.raises(KeyError, match="lost"):
+        Simplify().apply(original.model(), compress.bench(original, dataset, tmp_path))
