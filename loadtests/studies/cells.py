@@ -19,6 +19,9 @@ Kind = Literal["steady", "step", "ramp", "mixed", "scenario"]
 BUDGET_MS: Mapping[str, float] = MappingProxyType({"fashion": 20.0, "text": 20.0})
 """Latency budget of the demo families in the grid; of others, the family's default budget."""
 OVERLOADS = (1.0, 1.15, 1.3)
+OVERLOAD_RUN = 3
+"""So many times longer runs above the capacity: a queue that starts empty and grows by the excess alone takes
+1 / (load - 1) budgets to fill, and flatters until then whoever serves it."""
 START = 0.5
 """Where steps and ramps start, as a share of the load at which the most accurate variant is full."""
 STEP_FACTOR, STEP_PEAK = 10.0, 0.9
@@ -52,7 +55,8 @@ class Grid:
     mixed_loads: tuple[float, ...]
     """Of the load at which the most accurate variant is full."""
     budgets: float
-    """Latency budgets a run should last: what is queued, learnt and forgotten goes by the budget."""
+    """Latency budgets a run should last: what is queued, learnt and forgotten goes by the budget. Above the capacity
+    `OVERLOAD_RUN` times as many, of as many more requests."""
     least: int
     most: int
     """Requests of a run, whatever its budgets say."""
@@ -99,16 +103,18 @@ def grid_cells(grid: Grid, family: Served, budget_ms: float, workers: int) -> li
     capacity = {family.name: capacity_rows_s(family.variants, workers)}
     best = max(family.variants, key=lambda view: view.accuracy)
     full_at = capacity_rows_s((best,), workers) / capacity[family.name]
-    lasts_s = grid.budgets * budget_ms / 1e3
+    usual_s = grid.budgets * budget_ms / 1e3
     cells = []
-    for kind, name, arrivals in _arrivals(grid, full_at, lasts_s):
+    for kind, name, arrivals in _arrivals(grid, full_at, usual_s):
+        longer = OVERLOAD_RUN if kind == "steady" and arrivals["load"] > 1 else 1
+        lasts_s, most = usual_s * longer, grid.most * longer
         mixed = _mixed(family, budget_ms) if kind == "mixed" else None
         scenario = _scenario(kind, lasts_s, arrivals, mixed or _plain(family, budget_ms, 1), workers)
         rows = 1
-        while mixed is None and rows < grid.most_rows and expected_requests(scenario, capacity) > grid.most:
+        while mixed is None and rows < grid.most_rows and expected_requests(scenario, capacity) > most:
             rows *= 2
             scenario = _scenario(kind, lasts_s, arrivals, _plain(family, budget_ms, rows), workers)
-        scenario = resized(scenario, capacity, grid.least, grid.most)
+        scenario = resized(scenario, capacity, grid.least, most)
         steady = kind == "steady"
         load, cv2 = arrivals["load"], arrivals.get("cv2", 1.0)
         for noise in (True, False) if not steady or cv2 in grid.calm_cv2 else (True,):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from loadtests.studies.cells import GRIDS, Cell, Grid, grid_cells, log_spaced
@@ -45,6 +47,12 @@ def test_requests_have_several_rows_only_where_single_ones_would_be_too_many(cel
     assert rows["tiny load 0.01 cv2 1"] == 1
     # 20 budgets of 40 ms at 1800 rows a second are 1440 rows: 360 requests of 4.
     assert rows["tiny load 0.9 cv2 1"] == 4
+
+
+def test_above_the_capacity_runs_are_longer() -> None:
+    by_load = {cell.load: cell.scenario for cell in grid_cells(replace(GRID, loads=(0.9, 1.2)), TINY, 40.0, workers=2)}
+    lasts_s = {load: expected_requests(by_load[load], CAPACITY) / (load * 500.0) for load in (0.9, 1.2)}
+    assert lasts_s == pytest.approx({0.9: 0.8, 1.2: 2.4}, rel=0.01)  # at 500 requests of four rows a second
 
 
 def test_callers_differ_in_the_mixed_cell(cells: list[Cell]) -> None:
