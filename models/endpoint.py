@@ -38,13 +38,18 @@ class Reply:
 class Endpoint:
     """Keep-alive connections to one host, as many as threads ask at once. Closed when nobody holds it any more."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, max_reply_bytes: int) -> None:
-        """`url` with http or https, and what comes before every path; `headers` go with each request."""
+    def __init__(
+        self, url: str, headers: Mapping[str, str], *, max_reply_bytes: int, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """`url` with http or https, and what comes before every path; `headers` go with each request.
+
+        `tls`: whom to trust with https; by default whom the system trusts.
+        """
         parts = urlsplit(url)
         self._host = parts.hostname or ""
         self._port = parts.port
         self._prefix = parts.path.rstrip("/")
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
         self._headers = dict(headers)
         self._most_bytes = max_reply_bytes
         self._idle: deque[_Connection] = deque()

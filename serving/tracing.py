@@ -1,41 +1,28 @@
 """Traces of a share of the requests, in the words of OpenTelemetry.
 
 Whether a request is traced is decided first, by its caller's `traceparent` or by one random number, and only those
-chosen cost anything more. Spans are made once their end is known, out of times that are taken anyway. The trace of
-a batch is its own, with a link to each traced request in it: it belongs to all of them, and has no one parent.
+chosen cost anything more. On its way a traced request only notes what is known anyway; spans are made of that later,
+by whoever sends them (`serving.otlp`). The trace of a batch is its own, with a link to each traced request in it: it
+belongs to all of them, and has no one parent.
 """
 
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-from opentelemetry.context import Context
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    format_span_id,
-    format_trace_id,
-    set_span_in_context,
-)
-from opentelemetry.trace import Tracer as SpanMaker
+from typing import NamedTuple, Protocol
 
 from models.trace_context import TRACEPARENT
 from serving.ports import Clock
 
-Attributes = Mapping[str, str | bool | int | float]
+Value = str | bool | int | float
+Attributes = Mapping[str, Value]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, section 3.2; versions to come may have more fields."""
 NO_TRACE, NO_SPAN = "0" * 32, "0" * 16
+_SAMPLED = 0x01
 
 
 class Traced(Protocol):
@@ -47,19 +34,19 @@ class Traced(Protocol):
         ...
 
 
+class SpanId(NamedTuple):
+    """A span among all there are, in hexadecimal digits: 32 and 16."""
+
+    trace_id: str
+    span_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Where a request comes from, as its `traceparent` tells."""
 
-    trace_id: str
-    span_id: str
+    id: SpanId
     sampled: bool
-
-    @property
-    def context(self) -> SpanContext:
-        """The caller's span."""
-        flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
-        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=True, trace_flags=flags)
 
 
 def parse_traceparent(header: str) -> Caller | None:
@@ -70,68 +57,92 @@ def parse_traceparent(header: str) -> Caller | None:
     version, trace_id, span_id, flags, rest = found.groups()
     if version == "ff" or (version == "00" and rest) or trace_id == NO_TRACE or span_id == NO_SPAN:
         return None
-    return Caller(trace_id, span_id, bool(int(flags, 16) & TraceFlags.SAMPLED))
+    return Caller(SpanId(trace_id, span_id), bool(int(flags, 16) & _SAMPLED))
 
 
 def trace_id_of(header: str | None) -> str:
     """The trace a caller counts its request to, traced here or not; empty when it tells none."""
     caller = None if header is None else parse_traceparent(header)
-    return "" if caller is None else caller.trace_id
+    return "" if caller is None else caller.id.trace_id
+
+
+class Stage(NamedTuple):
+    """A part of a trace that is over."""
+
+    name: str
+    start_s: float
+    end_s: float
+    attributes: Attributes
+    link: SpanId | None
+    """A span elsewhere that tells more."""
 
 
 class Trace:
     """One traced request, or one batch with such requests: a span, and its stages as spans below it."""
 
-    __slots__ = ("_epoch_ns", "_maker", "_span", "batch", "trace_id")
+    __slots__ = (
+        "_emit", "attributes", "batch", "end_s", "epoch_ns", "error", "id", "links", "name", "parent", "serves",
+        "stages", "start_s",
+    )  # fmt: skip
 
-    def __init__(self, maker: SpanMaker, span: Span, epoch_ns: int) -> None:
-        """`epoch_ns`: what turns the server's clock into the time of day."""
-        self._maker = maker
-        self._span = span
-        self._epoch_ns = epoch_ns
-        self.trace_id = format_trace_id(span.get_span_context().trace_id)
-        """32 hexadecimal digits."""
-        self.batch: SpanContext | None = None
+    def __init__(
+        self,
+        emit: Callable[["Trace"], None],
+        name: str,
+        start_s: float,
+        epoch_ns: int,
+        attributes: dict[str, Value],
+        *,
+        parent: SpanId | None = None,
+        links: tuple[SpanId, ...] = (),
+        serves: bool = False,
+    ) -> None:
+        """`emit` takes it when it is over; `epoch_ns`: what turns the server's clock into the time of day.
+
+        `serves`: whether it is the answering of a call from outside, maybe by the span `parent`.
+        """
+        self._emit = emit
+        self.name = name
+        trace_id = f"{random.getrandbits(128) or 1:032x}" if parent is None else parent.trace_id
+        self.id = SpanId(trace_id, f"{random.getrandbits(64) or 1:016x}")
+        self.start_s = start_s
+        self.end_s = start_s
+        self.epoch_ns = epoch_ns
+        self.attributes = attributes
+        self.parent = parent
+        self.links = links
+        self.serves = serves
+        self.stages: list[Stage] = []
+        self.error: str | None = None
+        """How it failed."""
+        self.batch: SpanId | None = None
         """Span of the batch the request was part of."""
 
     @property
-    def context(self) -> SpanContext:
-        """What others need to refer to it."""
-        return self._span.get_span_context()
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.id.trace_id
 
     @property
     def traceparent(self) -> str:
         """The `traceparent` of a call made on its behalf; also the `traceresponse` of its answer."""
-        context = self.context
-        return f"00-{self.trace_id}-{format_span_id(context.span_id)}-01"
+        return f"00-{self.id.trace_id}-{self.id.span_id}-01"
 
     def stage(
-        self,
-        name: str,
-        start_s: float,
-        end_s: float,
-        attributes: Attributes | None = None,
-        link: SpanContext | None = None,
+        self, name: str, start_s: float, end_s: float, attributes: Attributes | None = None, link: SpanId | None = None
     ) -> None:
         """A part of it that is over; `link` is a span elsewhere that tells more."""
-        span = self._maker.start_span(
-            name,
-            context=set_span_in_context(self._span),
-            attributes=attributes,
-            links=[] if link is None else [Link(link)],
-            start_time=self._epoch_ns + int(start_s * 1e9),
-        )
-        span.end(self._epoch_ns + int(max(start_s, end_s) * 1e9))
+        self.stages.append(Stage(name, start_s, end_s, attributes or {}, link))
 
     def note(self, attributes: Attributes) -> None:
         """Add to what is known about it."""
-        self._span.set_attributes(attributes)
+        self.attributes.update(attributes)
 
     def finish(self, end_s: float, error: str = "") -> None:
-        """It is over; `error` says how it failed."""
-        if error:
-            self._span.set_status(Status(StatusCode.ERROR, error))
-        self._span.end(self._epoch_ns + int(end_s * 1e9))
+        """It is over, and must not be changed any more; `error` says how it failed."""
+        self.end_s = end_s
+        self.error = error or None
+        self._emit(self)
 
 
 class BatchTrace:
@@ -155,7 +166,7 @@ class Tracer:
 
     def __init__(
         self,
-        maker: SpanMaker,
+        emit: Callable[[Trace], None],
         clock: Clock,
         *,
         sample_ratio: float,
@@ -163,8 +174,8 @@ class Tracer:
         close: Callable[[], None] = lambda: None,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`close` sends what waits, bounded in time; `chance` draws from [0, 1)."""
-        self._maker = maker
+        """`emit` takes traces that are over, and `close` sends those that wait; `chance` draws from [0, 1)."""
+        self._emit = emit
         self._clock = clock
         self._ratio = sample_ratio
         self._follow = follow_caller
@@ -181,8 +192,15 @@ class Tracer:
                 return None
         elif self._chance() >= self._ratio:
             return None
-        parent = None if caller is None else set_span_in_context(NonRecordingSpan(caller.context))
-        return self._open(f"infer {model}", received_s, SpanKind.SERVER, {"gearshift.model": model}, parent=parent)
+        return Trace(
+            self._emit,
+            f"infer {model}",
+            received_s,
+            self._epoch_ns(),
+            {"gearshift.model": model},
+            parent=None if caller is None else caller.id,
+            serves=True,
+        )
 
     def batch(
         self, members: Iterable[Traced], model: str, variant: str, rows: int, started_s: float
@@ -195,35 +213,18 @@ class Tracer:
         if not traces:
             TRACEPARENT.set(None)
             return None
-        batch = self._open(
+        batch = Trace(
+            self._emit,
             f"batch {model}",
             started_s,
-            SpanKind.INTERNAL,
+            self._epoch_ns(),
             {"gearshift.model": model, "gearshift.variant": variant, "gearshift.rows": rows},
-            links=[Link(trace.context) for trace in traces],
+            links=tuple(trace.id for trace in traces),
         )
         for trace in traces:
-            trace.batch = batch.context
+            trace.batch = batch.id
         TRACEPARENT.set(batch.traceparent)
         return BatchTrace(batch, started_s)
 
-    def _open(
-        self,
-        name: str,
-        start_s: float,
-        kind: SpanKind,
-        attributes: Attributes,
-        *,
-        parent: Context | None = None,
-        links: Sequence[Link] = (),
-    ) -> Trace:
-        epoch_ns = time.time_ns() - int(self._clock() * 1e9)
-        span = self._maker.start_span(
-            name,
-            context=parent or Context(),  # never the loop's own: it may be another request's
-            kind=kind,
-            attributes=attributes,
-            links=links,
-            start_time=epoch_ns + int(start_s * 1e9),
-        )
-        return Trace(self._maker, span, epoch_ns)
+    def _epoch_ns(self) -> int:
+        return time.time_ns() - int(self._clock() * 1e9)

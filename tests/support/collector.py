@@ -6,10 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -21,6 +18,9 @@ class Collector:
         self.status = 200
         self.requests = 0
         self.services: set[str] = set()
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        """Of each request, the names in lower case."""
         self._spans: list[Span] = []
         self._lock = threading.Lock()
 
@@ -46,16 +46,17 @@ class Collector:
 
 
 @contextlib.contextmanager
-def collecting() -> Iterator[Collector]:
-    """A collector on a free port of loopback."""
+def collecting(answer: bytes = b"") -> Iterator[Collector]:
+    """A collector on a free port of loopback; by default it answers that it took everything."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
+            collector.paths.append(self.path)
+            collector.headers.append({name.lower(): value for name, value in self.headers.items()})
             collector.receive(body)
-            answer = ExportTraceServiceResponse().SerializeToString()
             self.send_response(collector.status)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(answer)))
