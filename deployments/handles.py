@@ -11,6 +11,7 @@ from ray.serve.exceptions import RayServeException
 
 from deployments.payload import pack, size_of, unpack
 from deployments.worker import Away, Ran, Refused
+from models.trace_context import TRACEPARENT
 from serving.ports import Execution, ModelFailed, Tensors, VariantUnavailable, WorkerLost
 
 BY_REFERENCE_BYTES = 512 * 1024
@@ -49,11 +50,13 @@ class HandleBackend:
         give_up_s = time.monotonic() + max(budget_s, MIN_TIMEOUT_S) + TIMEOUT_MARGIN_S
         packed = pack(inputs)
         handle = self._direct if size_of(inputs) <= BY_REFERENCE_BYTES else self._by_reference
+        traceparent = TRACEPARENT.get()
+        traced = () if traceparent is None else (traceparent,)
         started_s = time.monotonic()
         for attempt in range(1, TRIES + 1):
             left_s = budget_s - (time.monotonic() - started_s)
             try:
-                result = await self._call(handle, (model, variant, packed, left_s), give_up_s)
+                result = await self._call(handle, (model, variant, packed, left_s, *traced), give_up_s)
             except LOST as error:
                 # Ray drops a dead replica from its routes, so another try goes elsewhere. Running a batch
                 # twice is harmless, but pointless once every deadline in it has passed.

@@ -9,6 +9,7 @@ from deployments.shelf import Shelf
 from models.canary import CanaryError
 from models.manifest import LatencyProfile, ManifestError
 from models.repository import RepositoryError
+from models.trace_context import TRACEPARENT
 from serving.config import Settings
 from serving.load import WorkerLoad
 from serving.local_pool import LocalPool
@@ -80,8 +81,11 @@ class Worker:
         """A gateway needs the model no longer."""
         self._shelf.release(model)
 
-    async def run(self, model: str, variant: str, inputs: Packed, budget_s: float) -> Ran | Refused | Away:
-        """One batch. A second one waits until the first is done."""
+    async def run(
+        self, model: str, variant: str, inputs: Packed, budget_s: float, traceparent: str | None = None
+    ) -> Ran | Refused | Away:
+        """One batch. A second one waits until the first is done. A remote variant goes on in the trace, if any."""
+        TRACEPARENT.set(traceparent)
         try:
             await self._shelf.require(model)
         except (ManifestError, RepositoryError) as error:

@@ -5,6 +5,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,13 +15,15 @@ from deployments.options import configure_environment
 from models.manifest import Family, Variant
 from models.repository import publish
 from models.session import Session
+from models.trace_context import TRACEPARENT
 from serving.config import Settings, load_settings
-from serving.ports import ModelFailed, WorkerLost
+from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
 from tests.contract.backend_suite import AFFINE, PICKY, SLOW, TRIPLE, BackendSuite, Subject, batch
 from tests.support import tiny_models
 
 APPLICATION = "contract"
 WORKERS = 2
+TRACED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 def family_of(files: dict[str, bytes]) -> Family:
@@ -90,12 +94,16 @@ class ScriptedHandle:
     def __init__(self, *ends: object) -> None:
         self._ends = list(ends)
         self.budgets_s: list[float] = []
+        self.traced: list[tuple[str, ...]] = []
 
     def options(self, **_: object) -> "ScriptedHandle":
         return self
 
-    def remote(self, _model: str, _variant: str, _inputs: object, budget_s: float) -> asyncio.Future[object]:
+    def remote(
+        self, _model: str, _variant: str, _inputs: object, budget_s: float, *traced: str
+    ) -> asyncio.Future[object]:
         self.budgets_s.append(budget_s)
+        self.traced.append(traced)
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         end = self._ends.pop(0)
         if isinstance(end, Exception):
@@ -103,6 +111,43 @@ class ScriptedHandle:
         else:
             future.set_result(end)
         return future
+
+
+class TestTraces:
+    """A worker goes on in the trace of the batch, if there is one: remote variants are called from there."""
+
+    @pytest.mark.parametrize(("traceparent", "carried"), [(None, ()), (TRACED, (TRACED,))])
+    async def test_the_trace_goes_with_the_batch(self, traceparent: str | None, carried: tuple[str, ...]) -> None:
+        from deployments.handles import HandleBackend
+        from deployments.worker import Ran
+
+        handle = ScriptedHandle(Ran([], 0.1, 0.1))
+        backend = HandleBackend(handle, WORKERS)
+        TRACEPARENT.set(traceparent)  # ends with the task of this test
+        await backend.run("tiny/1", AFFINE, batch(1), 1.0)
+        await backend.close()
+        assert handle.traced == [carried]
+
+    @pytest.mark.parametrize("carried", [(), (TRACED,)])
+    async def test_the_worker_runs_the_batch_in_its_trace(self, carried: tuple[str, ...]) -> None:
+        from deployments.payload import pack
+        from deployments.worker import Ran, Worker
+
+        seen: list[str | None] = []
+
+        async def require(model: str) -> None:
+            """It is here."""
+
+        async def run(model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+            seen.append(TRACEPARENT.get())
+            return Execution(inputs, 0.001, 0.002)
+
+        worker: Any = SimpleNamespace(
+            _shelf=SimpleNamespace(require=require), _pool=SimpleNamespace(run=run), _load=SimpleNamespace(busy_s=0.0)
+        )
+        TRACEPARENT.set("of another call")
+        assert isinstance(await Worker.run(worker, "tiny/1", AFFINE, pack(batch(1)), 1.0, *carried), Ran)
+        assert seen == [carried[0] if carried else None]
 
 
 class TestRetries:
