@@ -219,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             root = Path(folder)
             wrk = find_wrk()
             load: Load = ClosedLoopLoad(TIMEOUT_S) if wrk is None else WrkLoad(wrk, root, TIMEOUT_S)
-            session = Session(_start(root, stack, shares), load, order, options.connections, options.seconds)
+            servers = _start(root, stack, shares, order)
+            session = Session(servers, load, order, options.connections, options.seconds)
             session.warm_up()
             rounds: list[Round] = []
             for count in range(options.rounds):
@@ -241,20 +242,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _start(folder: Path, stack: contextlib.ExitStack, shares: Mapping[str, float]) -> dict[str, Server]:
+def _start(
+    folder: Path, stack: contextlib.ExitStack, shares: Mapping[str, float], order: random.Random
+) -> dict[str, Server]:
     model = mlp_file(folder)
     endpoint = stack.enter_context(sink())
     (spec,) = pick([SERVER])
     servers = {}
-    for number, (name, share) in enumerate(shares.items()):
+    for number, name in enumerate(order.sample(list(shares), len(shares))):  # who starts first may fare better
         place = free_place(model)
-        environment = {"GEARSHIFT_ENGINE__RUNTIME_DIR": str(folder / str(number))}
-        if share:
-            environment |= {"GEARSHIFT_TRACING__ENDPOINT": endpoint, "GEARSHIFT_TRACING__SAMPLE_RATIO": str(share)}
+        # The order of sets is one difference less.
+        environment = {"GEARSHIFT_ENGINE__RUNTIME_DIR": str(folder / str(number)), "PYTHONHASHSEED": "0"}
+        if shares[name]:
+            environment |= {
+                "GEARSHIFT_TRACING__ENDPOINT": endpoint,
+                "GEARSHIFT_TRACING__SAMPLE_RATIO": str(shares[name]),
+            }
         named = replace(spec, name=f"{spec.name}-{number}")
         tree = stack.enter_context(running(named, place, folder, environment))
         servers[name] = Server(spec.target(place, "binary"), tree)
-    return servers
+    return {name: servers[name] for name in shares}
 
 
 if __name__ == "__main__":
