@@ -22,11 +22,13 @@ from models.compress.passes.registry import NAMES, passes_called
 from models.compress.sensitivity import Sensitivity
 from models.compress.step import Recipe, Stage, Step, can_follow, label_of
 from models.compress.store import Entry, Store
+from models.compress.tempo import Tempo
 from models.compress.weigh import Weight, weight_from
 from models.compress.workbench import Progress
 from models.compress.workshop import PassFailed, Workshop
+from models.session import ModelRunError
 
-MEASURING_SHARE = 0.2
+MEASURING_SHARE = 0.25
 """Part of the time budget kept for the final measurement."""
 SLICE_SHARE = 1 / 3
 """Part of the time left that one training step may take."""
@@ -135,6 +137,11 @@ class Exploration:
         """What everything depends on that is found here."""
         return self._workshop.identity
 
+    @property
+    def tempo(self) -> Tempo:
+        """How fast the original answers, and how many rows candidates were compared on."""
+        return self._workshop.tempo
+
     def run(self) -> None:
         """Explore until the agenda is empty or the time is up; what was seen is in `found`.
 
@@ -142,7 +149,7 @@ class Exploration:
         """
         try:
             self._keep(self._weighed((), self._original.content, 0.0))
-        except Inapplicable as reason:
+        except (Inapplicable, ModelRunError) as reason:
             raise CompressError(
                 f"{self._original.name}: the model does not work on all of the data ({reason}), so that nothing can be "
                 "compared with it; leave out the rows it cannot answer, or export it again"

@@ -131,7 +131,8 @@ def measure_accuracy(content: bytes, original: Original, rows: Rows) -> Quality:
     Raises `ModelLoadError` and `ModelRunError`.
     """
     reference = original.scores(rows)
-    scores = scores_of(Session(content), original.output.name, rows)
+    same = content == original.content
+    scores = reference if same else scores_of(Session(content), original.output.name, rows)
     usable = np.isfinite(scores).all(axis=1)
     chosen = np.where(usable, scores.argmax(axis=1), -1)
     agreed = Accuracy(int((chosen == reference.argmax(axis=1)).sum()), len(rows))

@@ -20,7 +20,8 @@ from models.compress.onnx_file import read_graph, serialized
 from models.manifest import NAME_PATTERN, TensorSpec, describe
 from models.session import ModelLoadError, ModelRunError, Session, Tensor
 
-SCORING_ROWS = 128
+SCORING_ROWS, FEWEST_SCORING_ROWS = 128, 32
+"""Of a batch."""
 PROBE_ROWS = 3
 """A few, and another number than models have fixed axes of."""
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
@@ -103,8 +104,10 @@ def scores_of(session: Session, output: str, rows: Rows) -> NDArray[np.float32]:
 
     Nobody is timed here: one session computes in as many threads as there are cores.
     """
-    batches = [rows.take(slice(start, start + SCORING_ROWS)).inputs for start in range(0, len(rows), SCORING_ROWS)]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    cores = len(os.sched_getaffinity(0))
+    size = max(FEWEST_SCORING_ROWS, min(SCORING_ROWS, -(-len(rows) // cores)))  # Some hundreds are shared out too.
+    batches = [rows.take(slice(start, start + size)).inputs for start in range(0, len(rows), size)]
+    with ThreadPoolExecutor(cores) as pool:
         parts = list(pool.map(lambda batch: session.run(batch)[output], batches))
     return np.concatenate(parts).astype(np.float32)
 

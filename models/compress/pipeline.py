@@ -3,8 +3,10 @@
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from models.compress.dataset import Dataset
+from models.compress.dataset import Dataset, Rows
 from models.compress.errors import CompressError
 from models.compress.exploration import MEASURING_SHARE, Candidate, Dropped, Exploration, Options
 from models.compress.family import family_of
@@ -22,6 +24,7 @@ from models.compress.original import Original
 from models.compress.report import Attempt, Entry, Report, Sensitivity, write_report
 from models.compress.results import host_facts
 from models.compress.store import Store, key_of
+from models.compress.tempo import Tempo, drawn
 from models.compress.workbench import Progress
 from models.manifest import Family, digest_of
 from models.repository import publish
@@ -29,6 +32,10 @@ from models.session import ModelLoadError, ModelRunError
 
 ORIGINAL = "original"
 LEAST_MEASURING_S = 10.0
+ACCURACY_SHARE = 0.5
+"""Part of the measuring time that the test rows may take; the rest is for latency."""
+LEAST_TEST_ROWS = 2_000
+"""So many are answered by all variants in any case, where there are as many: fewer are no figure to publish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,8 @@ def compress(
     exploration = Exploration(original, data, options, store, progress=progress, spent=spent)
     exploration.run()
     chosen = exploration.chosen()
-    measured, unfit = _measure(chosen, original, data, options, store, exploration.identity, progress)
+    tested = _tested(chosen, data.test, exploration.tempo, options)
+    measured, unfit = _measure(chosen, original, tested, options, store, exploration.identity, progress)
     chosen = [candidate for candidate in chosen if candidate.name in measured]
     entries = _judge(chosen, measured, options)
     report = Report(
@@ -88,7 +96,8 @@ def compress(
         command=command,
         seed=options.seed,
         digest=data.digest,
-        rows={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
+        rows={"train": len(data.train), "validation": exploration.tempo.choosing_rows, "test": len(tested)},
+        given={"train": len(data.train), "validation": len(data.validation), "test": len(data.test)},
         sha256=original.sha256,
         gates={"max_accuracy_loss": options.max_accuracy_loss, "max_size_bytes": options.max_size_bytes},
         sensitivity=_sensitivity(exploration),
@@ -136,41 +145,55 @@ def _require_place(out: Path) -> None:
 def _measure(
     chosen: Sequence[Candidate],
     original: Original,
-    data: Dataset,
+    test: Rows,
     options: Options,
     store: Store,
     identity: Sequence[Any],
     progress: Progress,
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """The figures to publish, and why some have none: on the test rows, all side by side. Remembered for this host."""
-    limit_s = max(options.time_budget_s * MEASURING_SHARE, LEAST_MEASURING_S)
+    limit_s, began_s = _measuring_s(options), time.monotonic()
     contents = {candidate.name: candidate.content for candidate in chosen}
     adapter = TypeAdapter(dict[str, Measured])
     digests = {name: digest_of(content) for name, content in contents.items()}
-    key = key_of(identity, "measured", digests, host_facts(), limit_s, options.watts_per_core)
+    key = key_of(identity, "measured", digests, host_facts(), limit_s, options.watts_per_core, len(test))
     known = store.recall(key)
     if known is not None:
         return adapter.validate_python(known.facts["measured"]), dict(known.facts["unfit"])
-    quality, footprint, unfit = {}, {}, {}
+    quality, unfit = {}, {}
     for at, (name, content) in enumerate(contents.items()):
         progress(f"measuring {name}", at / len(contents) / 2)
         try:
-            quality[name] = measure_accuracy(content, original, data.test)
+            quality[name] = measure_accuracy(content, original, test)
         except (ModelLoadError, ModelRunError) as error:
             unfit[name] = f"fails on the test rows: {error}"
             continue
         if math.isinf(quality[name].kl):
             unfit[name] = "answers some of the test rows with NaN or infinity"
-        else:
-            footprint[name] = measure_footprint(content, data.test)
     if ORIGINAL in unfit:
         raise CompressError(f"{original.name}: the model {unfit[ORIGINAL]}; leave out the rows that it cannot answer")
-    progress("measuring latency", 0.5)
-    contents = {name: contents[name] for name in footprint}
-    speed = measure_speed(contents, original, data.test, limit_s=limit_s, watts_per_core=options.watts_per_core)
+    contents = {name: content for name, content in contents.items() if name not in unfit}
+    progress("measuring memory", 0.5)
+    with ThreadPoolExecutor(options.threads) as pool:  # Each runs in a process of its own.
+        weights = pool.map(lambda content: measure_footprint(content, test), contents.values())
+        footprint = dict(zip(contents, weights, strict=True))
+    progress("measuring latency", 0.6)
+    left_s = max(limit_s - (time.monotonic() - began_s), limit_s * (1 - ACCURACY_SHARE))
+    speed = measure_speed(contents, original, test, limit_s=left_s, watts_per_core=options.watts_per_core)
     measured = {name: Measured(quality[name], speed[name], footprint[name]) for name in contents}
     store.keep(key, {"measured": adapter.dump_python(measured, mode="json"), "unfit": unfit})
     return measured, unfit
+
+
+def _measuring_s(options: Options) -> float:
+    return max(options.time_budget_s * MEASURING_SHARE, LEAST_MEASURING_S)
+
+
+def _tested(chosen: Sequence[Candidate], rows: Rows, tempo: Tempo, options: Options) -> Rows:
+    """The rows to measure on: all, or as many as these candidates can answer in their time, drawn at random."""
+    row_s = tempo.row_s * sum(candidate.weight.latency[-1] for candidate in chosen)
+    fit = int(_measuring_s(options) * ACCURACY_SHARE / row_s) if row_s > 0 else len(rows)
+    return drawn(rows, max(fit // 100 * 100, LEAST_TEST_ROWS), options.seed)
 
 
 def _judge(chosen: Sequence[Candidate], measured: Mapping[str, Measured], options: Options) -> tuple[Entry, ...]:

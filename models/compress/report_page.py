@@ -45,8 +45,10 @@ def _lead(report: Report) -> str:
         if original.quality.metric == "top-1"
         else "is what they are compared with, since the rows have no labels"
     )
+    given = report.given.get("test", rows)
+    drawn = "" if given == rows else f" (of {given:,}, as many as there was time for)"
     return (
-        f"{count(tried, 'compression')} of {report.model} tried. All figures are from {rows:,} rows that no "
+        f"{count(tried, 'compression')} of {report.model} tried. All figures are from {rows:,} rows{drawn} that no "
         f"choice was made by; the original {truth} and takes {milliseconds(original.latency_ms)} a row in "
         f"{data_size(original.footprint.size_bytes)}."
     )
@@ -167,10 +169,17 @@ def _facts(report: Report) -> Mapping[str, str]:
         "measured on": f"{host.get('processor', 'unknown')}, {host.get('cores', '?')} cores, "
         f"{data_size(int(host.get('memory_bytes', 0)))} of memory, {host.get('system', '')}",
         "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
-        "rows": ", ".join(f"{number:,} {name}" for name, number in report.rows.items()),
+        "rows": ", ".join(_rows(report, name) for name in report.rows),
         "data (SHA-256)": report.digest,
         "original (SHA-256)": report.sha256,
         "seed": str(report.seed),
         "demanded": gates or "nothing",
         "search": "" if report.spent_s is None else f"{report.spent_s:,.0f} s of work",
     }
+
+
+def _rows(report: Report, name: str) -> str:
+    """How many of a share's rows were used, and of how many, where there was no time for all."""
+    used = report.rows[name]
+    given = report.given.get(name, used)
+    return f"{used:,} {name}" if used == given else f"{used:,} of {given:,} {name}"

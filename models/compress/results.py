@@ -75,7 +75,9 @@ class Report:
     digest: str
     """SHA-256 of the data and its split."""
     rows: Mapping[str, int]
-    """How many rows each share has: train, validation, test."""
+    """How many rows each share had that were used: train, validation, test."""
+    given: Mapping[str, int] = field(default_factory=dict)
+    """How many there were; where that is more, there was no time for all of them."""
     sha256: str = ""
     """Of the original."""
     gates: Mapping[str, Any] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class Report:
             "original": {"name": self.reference, "sha256": self.sha256},
             "command": self.command,
             "seed": self.seed,
-            "data": {"sha256": self.digest, "rows": dict(self.rows)},
+            "data": {"sha256": self.digest, "rows": dict(self.rows), "given": dict(self.given or self.rows)},
             "gates": dict(self.gates),
             "spent_s": self.spent_s,
             "host": dict(self.host),

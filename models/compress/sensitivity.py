@@ -19,7 +19,7 @@ from models.compress.original import log_probabilities, scores_of
 from models.compress.workbench import Workbench
 from models.session import Session
 
-ROWS = 256
+ROWS = 128
 """Validation rows that losses are measured on."""
 MOST_EVALUATIONS = 48
 """Models made and run for one table. With more layers, neighbours are changed together and share the loss."""

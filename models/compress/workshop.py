@@ -1,22 +1,26 @@
 """Does what a search asks for, and each thing once: results are remembered under the hash of what they depend on."""
 
 import errno
+import os
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from models.compress.dataset import Dataset
+from models.compress.dataset import Dataset, Rows
 from models.compress.errors import Inapplicable
 from models.compress.original import Original
 from models.compress.passes.int8_static import Int8Static
 from models.compress.sensitivity import sensitivities
 from models.compress.step import Recipe, Step
 from models.compress.store import Entry, Store, key_of
+from models.compress.tempo import Tempo, tempo_of
 from models.compress.weigh import weigh
 from models.compress.workbench import Progress, Workbench
 from models.session import ModelLoadError, ModelRunError, onnxruntime
@@ -62,8 +66,28 @@ class Workshop:
         self._threads = threads
         self._progress = progress
         self._known: dict[str, Any] = {}
-        self.identity = [original.sha256, data.digest, seed, onnxruntime().__version__, onnx.__version__]
-        """What everything depends on."""
+        self._source = [original.sha256, data.digest, seed, onnxruntime().__version__, onnx.__version__]
+
+    @cached_property
+    def tempo(self) -> Tempo:
+        """How fast the original answers here, and on how many rows candidates are compared. Settled once in a store."""
+        key = key_of(self._source, "tempo", len(os.sched_getaffinity(0)))
+        known = self._store.recall(key)
+        if known is not None:
+            return Tempo(**known.facts)
+        tempo = tempo_of(self._original, self._data.validation)
+        self._store.keep(key, asdict(tempo))
+        return tempo
+
+    @cached_property
+    def identity(self) -> list[Any]:
+        """What everything depends on. Raises `ModelRunError` when the original does not answer the validation rows."""
+        return [*self._source, self.tempo.choosing_rows]
+
+    @cached_property
+    def _validation(self) -> Rows:
+        """Shuffled when the data was split: the first are as good as any."""
+        return self._data.validation.take(slice(0, self.tempo.choosing_rows))
 
     def make(self, recipe: Recipe, parent: bytes, allowed_s: float) -> Entry:
         """Carry out the last step of a recipe on what the steps before it made."""
@@ -127,7 +151,7 @@ class Workshop:
         return Workbench(
             original=self._original,
             train=self._data.train,
-            validation=self._data.validation,
+            validation=self._validation,
             folder=self._store.folder(key),
             seed=self._seed,
             threads=self._threads,

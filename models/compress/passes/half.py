@@ -15,9 +15,9 @@ import onnx
 from models.compress import quantizer, storage
 from models.compress.errors import Inapplicable
 from models.compress.step import Stage, Step
-from models.compress.weigh import weigh
+from models.compress.weigh import latency_of
 from models.compress.workbench import Workbench
-from models.session import ModelLoadError, ModelRunError
+from models.session import ModelLoadError, ModelRunError, Session
 
 LEAST_SPEED = 1.05
 """Times float32 that computing in float16 must reach to be proposed: less is noise."""
@@ -47,7 +47,7 @@ class Half(Step):
         stored.layers(stored.prepared(model))
         try:
             halved = computed.apply(model, bench)
-            before, after = (weigh(each.SerializeToString(), bench).latency[0] for each in (model, halved))
+            before, after = (latency_of(Session(each.SerializeToString()), bench)[0] for each in (model, halved))
         except (Inapplicable, ModelLoadError, ModelRunError):  # the last: numbers beyond 65,504 become infinite
             return [stored]
         return [computed, stored] if before / after >= LEAST_SPEED else [stored]

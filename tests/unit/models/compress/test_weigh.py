@@ -52,10 +52,26 @@ def test_latency_is_a_ratio_to_the_original(bench, monkeypatch):
 
 
 def test_a_turn_tells_the_least_time_of_its_runs(bench, monkeypatch):
-    ticks = iter([0.0, 0.003, 1.0, 1.001, 2.0, 2.002])
+    ticks = iter([0.0, 0.0005, 1.0, 1.003, 2.0, 2.001, 3.0, 3.002])
     monkeypatch.setattr(weighing.time, "perf_counter", lambda: next(ticks))
     session = bench.original.session
-    assert weighing._least_s(session, bench.train.take(slice(0, 1)).inputs) == pytest.approx(0.001)
+    assert weighing._least_s(session, bench.train.take(slice(0, 1)).inputs) == pytest.approx(0.001), "not the first"
+    assert list(ticks) == []
+
+
+def test_of_a_long_run_one_is_enough(bench, monkeypatch):
+    ticks = iter([0.0, weighing.LONG_S + 0.1])
+    monkeypatch.setattr(weighing.time, "perf_counter", lambda: next(ticks))
+    batch = bench.train.take(slice(0, 1)).inputs
+    assert weighing._least_s(bench.original.session, batch) == pytest.approx(weighing.LONG_S + 0.1)
+
+
+@pytest.mark.parametrize(("run_s", "turns"), [(0.001, weighing.TURNS), (0.04, 7), (0.06, 5), (1.0, 3)])
+def test_long_turns_are_fewer(bench, monkeypatch, run_s, turns):
+    seen = []
+    monkeypatch.setattr(weighing, "_least_s", lambda session, batch: seen.append(session) or run_s)
+    weighing._ratio(bench.original.session, bench, 1)
+    assert len(seen) == 2 * turns
 
 
 def test_plain_facts_give_the_weight_back(bench):

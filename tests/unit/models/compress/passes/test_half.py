@@ -5,7 +5,6 @@ from models.compress.errors import Inapplicable
 from models.compress.original import scores_of
 from models.compress.passes import half
 from models.compress.passes.half import Half
-from models.compress.weigh import Weight
 from models.session import Session
 from tests.support import compress
 
@@ -44,11 +43,8 @@ def test_computed_in_16_bits_inputs_and_outputs_keep_their_types(tmp_path, kind,
 def test_computing_in_16_bits_is_proposed_where_it_was_measured_to_be_faster(tmp_path, monkeypatch, latency, labels):
     original, dataset = compress.digits_mlp()
 
-    def weigh(content, _bench):
-        ratio = 1.0 if content == original.content else latency
-        return Weight(score=1.0, latency=(ratio, ratio), size_bytes=len(content))
-
-    monkeypatch.setattr(half, "weigh", weigh)
+    ratios = iter([(1.0, 1.0), (latency, latency)])  # the model's first
+    monkeypatch.setattr(half, "latency_of", lambda _session, _bench: next(ratios))
     choices = Half.choices(original.model(), compress.bench(original, dataset, tmp_path))
     assert [step.label for step in choices] == labels
 
