@@ -156,7 +156,7 @@ def _draw_sensitivity(axes: Any, sensitivity: Sensitivity) -> None:
     axes.barh(range(len(layers)), [loss for _, loss in layers], color=shades, height=0.68, zorder=2)
     axes.set_yticks(range(len(layers)), [_short(name) for name, _ in layers], fontsize=7.5, color=INK)
     axes.set_ylim(-0.7, len(layers) - 0.3)
-    style_axes(axes, "Layers that mind: what is lost when one is compressed alone", sensitivity.unit, "")
+    style_axes(axes, "Layers that mind", f"loss when only this layer is compressed\n{sensitivity.unit}", "")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # No power of ten set apart.
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="y")
