@@ -20,6 +20,7 @@ from models.manifest import MANIFEST_NAME, Family, ManifestError, Variant, read_
 from models.repository import Artifact
 from models.runner import open_variant
 from models.session import ModelRunError, Session, VariantLost
+from models.zoo.errors import DatasetError
 from models.zoo.fashion import data as fashion
 from models.zoo.text import data as text
 
@@ -232,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         family, verdicts = check_family(options.family, options.dataset, options.data, options.variant)
-    except (ManifestError, EvaluationError, fashion.DatasetError, text.DatasetError) as error:
+    except (ManifestError, EvaluationError, DatasetError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     report = render_json(family, options.dataset, verdicts) if options.json else render_table(verdicts)

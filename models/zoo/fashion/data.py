@@ -18,6 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.zoo.errors import DatasetError
+
 LABELS = (
     "t-shirt",
     "trouser",
@@ -43,10 +45,6 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
 """First four bytes of an idx file, big-endian: unsigned bytes, with three dimensions or one."""
-
-
-class DatasetError(Exception):
-    """The data set is absent or is not the published one; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ One test image a class: the first that the family's best variant is sure of. The
 try a server with, and for tests that need to know the answer; no accuracy is measured on them.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from PIL import Image
 from models.evaluate import Classifier, classifier_of
 from models.manifest import MANIFEST_NAME, read_manifest
 from models.session import Session
-from models.zoo.fashion.data import LABELS, DatasetError, Images, load
+from models.zoo import options
+from models.zoo.errors import DatasetError
+from models.zoo.fashion.data import LABELS, Images, load
 
-DEFAULT_FAMILY = Path("models/zoo/families/fashion/1")
 DEFAULT_OUT = Path("models/zoo/fashion/samples")
 SURE = 0.8
 """Least probability of the right class."""
@@ -35,32 +35,24 @@ def pick(classify: Classifier, images: Images) -> Iterator[tuple[str, NDArray[np
             raise LookupError(f"no test image of class '{label}' has a probability of {SURE} or more")
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.zoo.fashion.samples",
-        description="Write one test image a class as a PNG file, named after its class.",
-    )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set, as for training")
-    parser.add_argument("--family", type=Path, default=DEFAULT_FAMILY, metavar="DIR", help=f"default: {DEFAULT_FAMILY}")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"default: {DEFAULT_OUT}")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the samples; 1 when the data set is not there."""
-    options = parse_arguments(arguments)
-    best = read_manifest(options.family / MANIFEST_NAME).variants[0]
-    classify = classifier_of(Session((options.family / best.file).read_bytes()))
+    parser = options.sampling(
+        "fashion", "Write one test image a class as a PNG file, named after its class.", DEFAULT_OUT
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set, as for training")
+    chosen = parser.parse_args(arguments)
+    best = read_manifest(chosen.family / MANIFEST_NAME).variants[0]
+    classify = classifier_of(Session((chosen.family / best.file).read_bytes()))
     try:
-        images = load("test", options.data)
+        images = load("test", chosen.data)
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 1
-    options.out.mkdir(parents=True, exist_ok=True)
+    chosen.out.mkdir(parents=True, exist_ok=True)
     for name, image in pick(classify, images):
-        Image.fromarray(image).save(options.out / name, optimize=True)
-        print(options.out / name)
+        Image.fromarray(image).save(chosen.out / name, optimize=True)
+        print(chosen.out / name)
     return 0
 
 

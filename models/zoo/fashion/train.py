@@ -1,17 +1,12 @@
-"""Train the nets of the demo family: `python -m models.zoo.fashion.train --help`.
-
-A run can be killed at any moment: the state is kept after each epoch, and the same command goes on
-from there. What an epoch does depends only on the seed and the epoch's number, so an interrupted run
-sees the same batches as one that was not.
-"""
+"""Train the nets of the demo family: `python -m models.zoo.fashion.train --help`."""
 
 import argparse
-import copy
 import dataclasses
 import math
 import sys
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.zoo.fashion.data import DEBIAN_FOLDER, FOLDER_SETTING, DatasetError, Images, load
+from models.zoo import course, options
+from models.zoo.course import Course, one_cycle
+from models.zoo.errors import DatasetError
+from models.zoo.fashion.data import DEBIAN_FOLDER, FOLDER_SETTING, Images, load
 from models.zoo.fashion.nets import NETS, NetPlan, Normalise
 
 BATCH_ROWS = 256
@@ -35,8 +33,6 @@ TEACHING = 0.7
 """Share of the teacher's answers in the loss; the labels have the rest."""
 HELD_OUT = 5_000
 """Last images of the training half, never trained on: every choice is made by them."""
-
-DEFAULT_WORK = Path("~/.cache/gearshift/zoo/fashion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +74,7 @@ class Run:
     def rate(self, progress: float) -> float:
         """The learning rate after `progress` epochs: later cycles start from a good net and rise half as high."""
         cycle, share = self.place(progress)
-        return learning_rate(share, self.peak_rate if cycle == 0 else self.peak_rate / 2)
-
-
-def learning_rate(progress: float, peak: float) -> float:
-    """One cycle (Smith, "Super-Convergence", 2018): a linear rise, then half a cosine down to 0.
-
-    `progress` is the share of all steps that are done, 0 to 1.
-    """
-    if progress < WARM_UP:
-        return peak * max(progress / WARM_UP, 0.01)
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (progress - WARM_UP) / (1.0 - WARM_UP)))
+        return (self.peak_rate if cycle == 0 else self.peak_rate / 2) * one_cycle(share, WARM_UP)
 
 
 def augment(pixels: Tensor, random: torch.Generator) -> Tensor:
@@ -143,107 +129,63 @@ def accuracy(net: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
-def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
-    """Train one net, or go on with it, and return the file of its weights.
+class ImageCourse(Course):
+    """A net of this family in training: on images mirrored, moved and erased, taught or not."""
 
-    The file holds `weights` (and those at the end of each cycle, `snapshots`), the `run` and what was
-    seen (`held_out_accuracy`, `seconds`).
-    """
-    finished = work / f"{run.net}.pt"
-    kept = work / f"{run.net}.partial.pt"
-    if _belongs(finished, run):
-        print(f"{run.net}: already trained, {finished}")
-        return finished
+    judged_by = "held_out"
 
-    teacher = None if run.teacher is None else _teacher(run.teacher, work)
-    torch.manual_seed(run.seed)
-    net = plan.make().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        net.parameters(), lr=run.peak_rate, momentum=MOMENTUM, nesterov=True, weight_decay=run.weight_decay
-    )
-    epoch, seconds = 0, 0.0
-    snapshots: list[dict[str, Tensor]] = []
-    if _belongs(kept, run):
-        state = torch.load(kept, weights_only=True)
-        net.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, seconds, snapshots = state["epoch"], state["seconds"], state["snapshots"]
-        print(f"{run.net}: going on after epoch {epoch}")
-
-    pixels, labels = torch.tensor(images.pixels), torch.tensor(images.labels, dtype=torch.int64)
-    split = len(pixels) - run.held_out
-    seen = math.nan
-    while epoch < run.epochs:
-        began = time.monotonic()
-        loss = _train_epoch(run, plan, net, teacher, optimizer, epoch, pixels[:split], labels[:split])
-        seen = accuracy(net, pixels[split:], labels[split:])
-        epoch += 1
-        took = time.monotonic() - began
-        seconds += took
-        left = (run.epochs - epoch) * took / 60
-        print(
-            f"{run.net}: epoch {epoch}/{run.epochs}  loss {loss:.4f}  held-out accuracy {seen:.4f}  "
-            f"{took:.0f} s, about {left:.0f} min left",
-            flush=True,
+    def __init__(self, run: Run, plan: NetPlan, images: Images, work: Path) -> None:
+        """`work` has the teacher's weights. Raises `FileNotFoundError` where it was not trained yet."""
+        net = plan.make().to(memory_format=torch.channels_last)
+        super().__init__(
+            net,
+            torch.optim.SGD(
+                net.parameters(), lr=run.peak_rate, momentum=MOMENTUM, nesterov=True, weight_decay=run.weight_decay
+            ),
+            milestones=frozenset(accumulate(run.cycles)),  # these nets answer together in one of the variants
         )
-        if run.place(epoch - 0.5)[0] < run.place(epoch)[0] or epoch == run.epochs:
-            snapshots.append(copy.deepcopy(net.state_dict()))
-        facts = {"run": run.facts(), "weights": net.state_dict(), "seconds": seconds, "snapshots": snapshots}
-        _keep(kept, {**facts, "optimizer": optimizer.state_dict(), "epoch": epoch})
-    if math.isnan(seen):  # Killed between the last epoch and this line.
-        seen = accuracy(net, pixels[split:], labels[split:])
-    _keep(
-        finished,
-        {
-            "run": run.facts(),
-            "weights": net.state_dict(),
-            "snapshots": snapshots,
-            "seconds": seconds,
-            "held_out_accuracy": seen,
-        },
-    )
-    kept.unlink(missing_ok=True)
-    return finished
+        self._run, self._plan = run, plan
+        # After the net itself: making a teacher draws weights, too.
+        self._teacher = None if run.teacher is None else _teacher(run.teacher, work)
+        pixels, labels = torch.tensor(images.pixels), torch.tensor(images.labels, dtype=torch.int64)
+        split = len(pixels) - run.held_out
+        self._pixels, self._labels = pixels[:split], labels[:split]
+        self._held_out = pixels[split:], labels[split:]
+        self._normalise = Normalise()
+
+    def batches(self, random: torch.Generator) -> Sequence[Tensor]:
+        """A new order, whole batches only."""
+        order, rows = torch.randperm(len(self._pixels), generator=random), self._run.batch_rows
+        made: Sequence[Tensor] = order[: len(order) - len(order) % rows].split(rows)
+        return made
+
+    def loss(self, places: Tensor, random: torch.Generator) -> Tensor:
+        """Of the labels, smoothed, and of the teacher's answers, where there is one."""
+        images = erase(augment(self._pixels[places], random), self._run.erased, random)
+        inputs = self._normalise(images).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._plan.bfloat16):
+            logits = self.net(inputs)
+        smoothing = self._run.label_smoothing
+        loss = functional.cross_entropy(logits.float(), self._labels[places], label_smoothing=smoothing)
+        if self._teacher is None:
+            return loss
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            taught = self._teacher(inputs).float().clone()
+        return (1 - TEACHING) * loss + TEACHING * soft_loss(logits.float(), taught)
+
+    def set_rates(self, progress: float) -> None:
+        """The same rate for all weights."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._run.rate(progress)
+
+    def accuracy(self) -> float:
+        """On the images held out."""
+        return accuracy(self.net, *self._held_out)
 
 
-def _train_epoch(
-    run: Run,
-    plan: NetPlan,
-    net: nn.Module,
-    teacher: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    pixels: Tensor,
-    labels: Tensor,
-) -> float:
-    """One pass over the images in a new order; the mean loss."""
-    net.train()
-    normalise = Normalise()
-    random = torch.Generator().manual_seed(run.seed * 100_003 + epoch)
-    order = torch.randperm(len(pixels), generator=random)
-    batches = order[: len(order) - len(order) % run.batch_rows].split(run.batch_rows)
-    total = 0.0
-    for step, chosen in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = run.rate(epoch + step / len(batches))
-        images = erase(augment(pixels[chosen], random), run.erased, random)
-        inputs = normalise(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=plan.bfloat16):
-            logits = net(inputs)
-        loss = functional.cross_entropy(logits.float(), labels[chosen], label_smoothing=run.label_smoothing)
-        if teacher is not None:
-            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-                taught = teacher(inputs).float().clone()
-            loss = (1 - TEACHING) * loss + TEACHING * soft_loss(logits.float(), taught)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-        if sys.stderr.isatty():
-            print(f"\r  {run.net}: {step + 1}/{len(batches)} ", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
-    return total / len(batches)
+def train(run: Run, plan: NetPlan, images: Images, work: Path) -> Path:
+    """Train one net, or go on with it, and return the file of its weights, with those at the end of each cycle."""
+    return course.train(run, lambda: ImageCourse(run, plan, images, work), work)
 
 
 def _teacher(name: str, work: Path) -> nn.Module:
@@ -253,38 +195,19 @@ def _teacher(name: str, work: Path) -> nn.Module:
     return net.requires_grad_(False)
 
 
-def _belongs(file: Path, run: Run) -> bool:
-    """Whether the state in `file` comes from this very run; a state of other settings is left unread."""
-    if not file.exists():
-        return False
-    same = bool(torch.load(file, weights_only=True)["run"] == run.facts())
-    if not same:
-        print(f"{run.net}: {file.name} is of a run with other settings and will be replaced")
-    return same
-
-
-def _keep(file: Path, state: dict[str, Any]) -> None:
-    """Write a state so that a kill leaves the old one or the new one, never half of one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".draft")
-    torch.save(state, draft)
-    draft.replace(file)
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.zoo.fashion.train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train the nets of the demo family on Fashion-MNIST, largest first.",
-        epilog=(
-            "The state is kept after each epoch: run the same command again after a kill and it goes on.\n"
-            "Then `python -m models.zoo.fashion.build` exports, quantizes and measures what was trained.\n\n"
-            "examples:\n"
+    parser = options.training(
+        "fashion",
+        "Train the nets of the demo family on Fashion-MNIST, largest first.",
+        nets=NETS,
+        examples=(
             "  python -m models.zoo.fashion.train                     all nets, an hour on two cores\n"
             "  python -m models.zoo.fashion.train --nets dsconv-16    one net, a minute or two\n"
-            "  python -m models.zoo.fashion.train --epochs 1 --work DIR    a rehearsal"
+            "  python -m models.zoo.fashion.train --epochs 1 --work DIR    a rehearsal\n"
+            "On a busy machine two runs of one thread are faster than one of two."
         ),
+        threads=2,
     )
     parser.add_argument(
         "--data",
@@ -292,50 +215,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help=f"folder with the four idx files (default: {FOLDER_SETTING}, else {DEBIAN_FOLDER})",
     )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=DEFAULT_WORK,
-        metavar="DIR",
-        help=f"where states and weights are kept (default: {DEFAULT_WORK})",
-    )
-    parser.add_argument(
-        "--nets",
-        nargs="+",
-        choices=list(NETS),
-        default=list(NETS),
-        metavar="NET",
-        help=f"which to train: {', '.join(NETS)} (default: all)",
-    )
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the images (default: as planned)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batches (default 0)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=2,
-        metavar="N",
-        help="cores to use (default 2; on a busy machine two runs of 1 are faster)",
-    )
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the command line names; 1 when the data set is not there."""
-    options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
+    chosen = parse_arguments(arguments)
+    torch.set_num_threads(chosen.threads)
     try:
-        images = load("train", options.data)
+        images = load("train", chosen.data)
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 1
-    for name in options.nets:
+    for name in chosen.nets:
         plan = NETS[name]
-        cycles = (options.epochs,) if options.epochs else plan.cycles
+        cycles = (chosen.epochs,) if chosen.epochs else plan.cycles
         run = Run(
-            name, cycles, options.seed, plan.peak_rate, plan.weight_decay, erased=plan.erased, teacher=plan.teacher
+            name, cycles, chosen.seed, plan.peak_rate, plan.weight_decay, erased=plan.erased, teacher=plan.teacher
         )
         print(f"{name}: {plan.design}, {run.epochs} epochs", flush=True)
-        print(f"{name}: weights in {train(run, plan, images, options.work.expanduser())}", flush=True)
+        print(f"{name}: weights in {train(run, plan, images, chosen.work.expanduser())}", flush=True)
     return 0
 
 

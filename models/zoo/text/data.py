@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models.zoo.errors import DatasetError
 from models.zoo.text.tokens import ALPHABET_FILE, CHARACTERS, FIRST, encode_batch, normalise
 
 LANGUAGES = (
@@ -39,10 +40,6 @@ SHA256 = "0311091c35bc9ecc022967391b9f733c95bf96959860a1da117f8966358e1b00"
 """Of all the names of that version, as `fingerprint` hashes them: other locale data are another data set."""
 
 Part = Literal["train", "validation", "test"]
-
-
-class DatasetError(Exception):
-    """The locale data are absent or are not the ones the family was made from; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ One held-out name a language: the first that the family's best variant is sure o
 with, and for tests that need to know the answer; no accuracy is measured on them.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from pathlib import Path
 from models.evaluate import Classifier, classifier_of
 from models.manifest import MANIFEST_NAME, read_manifest
 from models.session import Session
-from models.zoo.text.data import LANGUAGES, DatasetError, Names, load
+from models.zoo import options
+from models.zoo.errors import DatasetError
+from models.zoo.text.data import LANGUAGES, Names, load
 from models.zoo.text.tokens import encode_batch
 
-DEFAULT_FAMILY = Path("models/zoo/families/text/1")
 DEFAULT_OUT = Path("models/zoo/text/samples.tsv")
 SURE = 0.9
 """Least probability of the right language."""
@@ -43,30 +43,20 @@ def read_samples(file: Path = DEFAULT_OUT) -> list[tuple[str, str]]:
     return [(language, name) for language, _, name in (line.partition("\t") for line in lines)]
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.zoo.text.samples",
-        description="Write one held-out name a language, with its language before it.",
-    )
-    parser.add_argument("--family", type=Path, default=DEFAULT_FAMILY, metavar="DIR", help=f"default: {DEFAULT_FAMILY}")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="FILE", help=f"default: {DEFAULT_OUT}")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the samples; 1 when the data are not there."""
-    options = parse_arguments(arguments)
-    best = read_manifest(options.family / MANIFEST_NAME).variants[0]
-    classify = classifier_of(Session((options.family / best.file).read_bytes()))
+    about = "Write one held-out name a language, with its language before it."
+    chosen = options.sampling("text", about, DEFAULT_OUT).parse_args(arguments)
+    best = read_manifest(chosen.family / MANIFEST_NAME).variants[0]
+    classify = classifier_of(Session((chosen.family / best.file).read_bytes()))
     try:
         names = load("test")
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 1
     lines = [f"{language}\t{name}\n" for language, name in pick(classify, names)]
-    options.out.write_text("".join(lines), encoding="utf-8")
-    print(options.out)
+    chosen.out.write_text("".join(lines), encoding="utf-8")
+    print(chosen.out)
     return 0
 
 

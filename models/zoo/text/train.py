@@ -1,15 +1,8 @@
-"""Train the nets of the text family: `python -m models.zoo.text.train --help`.
-
-A run can be killed at any moment: the state is kept after each epoch, and the same command goes on
-from there. What an epoch does depends only on the seed and the epoch's number, so an interrupted run
-sees the same batches as one that was not.
-"""
+"""Train the nets of the text family: `python -m models.zoo.text.train --help`."""
 
 import argparse
 import dataclasses
-import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.zoo.text.data import DatasetError, Names, load
+from models.zoo import course, options
+from models.zoo.course import Course, one_cycle
+from models.zoo.errors import DatasetError
+from models.zoo.text.data import Names, load
 from models.zoo.text.nets import NETS, NetPlan
 from models.zoo.text.tokens import PADDING, UNKNOWN
 
@@ -32,8 +28,6 @@ SORTED_BATCHES = 32
 """Batches among whose texts those of like length are brought together: filling up costs as much as text."""
 MOST_GRADIENT = 1.0
 """Norm to which gradients are cut."""
-
-DEFAULT_WORK = Path("~/.cache/gearshift/zoo/text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +66,6 @@ class Run:
         )
 
 
-def share_of_peak(progress: float) -> float:
-    """The learning rate, as a share of its peak, when the share `progress` of all steps is done.
-
-    A linear rise, then half a cosine down to 0.
-    """
-    if progress < WARM_UP:
-        return max(progress / WARM_UP, 0.01)
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - WARM_UP) / (1.0 - WARM_UP)))
-
-
 def member_name(net: str, member: int) -> str:
     """What the files of a committee's member are named after, counted from 0."""
     return f"{net}.{member}"
@@ -117,154 +101,84 @@ def accuracy(net: nn.Module, ids: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
+class NameCourse(Course):
+    """A net of this family in training: on names with some characters unknown."""
+
+    judged_by = "validation"
+    most_gradient = MOST_GRADIENT
+
+    def __init__(self, run: Run, plan: NetPlan, names: Names, validation: Names) -> None:
+        net = plan.make()
+        super().__init__(net, run.optimizer(net))
+        self._run = run
+        self._ids, self._labels = torch.tensor(names.ids()), torch.tensor(names.labels)
+        self._validation = torch.tensor(validation.ids()), torch.tensor(validation.labels)
+
+    def batches(self, random: torch.Generator) -> Sequence[Tensor]:
+        """Names of like length together."""
+        return batches(self._ids, self._run.batch_rows, random)
+
+    def loss(self, places: Tensor, random: torch.Generator) -> Tensor:
+        """Of the labels, smoothed."""
+        texts = mask(trimmed(self._ids[places]), self._run.masked, random)
+        smoothing = self._run.label_smoothing
+        return functional.cross_entropy(self.net(texts), self._labels[places], label_smoothing=smoothing)
+
+    def set_rates(self, progress: float) -> None:
+        """A rate of their own for tables, with a peak of their own."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * one_cycle(progress / self._run.epochs, WARM_UP)
+
+    def accuracy(self) -> float:
+        """On the validation part."""
+        return accuracy(self.net, *self._validation)
+
+
 def train(run: Run, plan: NetPlan, names: Names, validation: Names, work: Path) -> Path:
-    """Train one net, or go on with it, and return the file of its weights.
-
-    The file holds the `weights`, the `run` and what was seen (`validation_accuracy`, `seconds`).
-    """
-    finished, kept = work / f"{run.net}.pt", work / f"{run.net}.partial.pt"
-    if _belongs(finished, run):
-        print(f"{run.net}: already trained, {finished}")
-        return finished
-
-    torch.manual_seed(run.seed)
-    net = plan.make()
-    optimizer = run.optimizer(net)
-    epoch, seconds = 0, 0.0
-    if _belongs(kept, run):
-        state = torch.load(kept, weights_only=True)
-        net.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        epoch, seconds = state["epoch"], state["seconds"]
-        print(f"{run.net}: going on after epoch {epoch}")
-
-    ids, labels = torch.tensor(names.ids()), torch.tensor(names.labels)
-    seen_ids, seen_labels = torch.tensor(validation.ids()), torch.tensor(validation.labels)
-    while epoch < run.epochs:
-        began = time.monotonic()
-        loss = _train_epoch(run, net, optimizer, epoch, ids, labels)
-        epoch += 1
-        took = time.monotonic() - began
-        seconds += took
-        print(
-            f"{run.net}: epoch {epoch}/{run.epochs}  loss {loss:.4f}  "
-            f"validation accuracy {accuracy(net, seen_ids, seen_labels):.4f}  "
-            f"{took:.0f} s, about {(run.epochs - epoch) * took / 60:.0f} min left",
-            flush=True,
-        )
-        state = {"run": run.facts(), "weights": net.state_dict(), "seconds": seconds}
-        _keep(kept, {**state, "optimizer": optimizer.state_dict(), "epoch": epoch})
-    seen = accuracy(net, seen_ids, seen_labels)
-    state = {"run": run.facts(), "weights": net.state_dict(), "seconds": seconds}
-    _keep(finished, {**state, "validation_accuracy": seen})
-    kept.unlink(missing_ok=True)
-    return finished
+    """Train one net, or go on with it, and return the file of its weights."""
+    return course.train(run, lambda: NameCourse(run, plan, names, validation), work)
 
 
-def _train_epoch(
-    run: Run, net: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, ids: Tensor, labels: Tensor
-) -> float:
-    """One pass over the texts in a new order; the mean loss."""
-    net.train()
-    torch.manual_seed(run.seed * 100_003 + epoch)  # of dropout, so that a resumed run drops the same
-    random = torch.Generator().manual_seed(run.seed * 100_003 + epoch)
-    chosen = batches(ids, run.batch_rows, random)
-    total = 0.0
-    for step, batch in enumerate(chosen):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share_of_peak((epoch + step / len(chosen)) / run.epochs)
-        texts = mask(trimmed(ids[batch]), run.masked, random)
-        loss = functional.cross_entropy(net(texts), labels[batch], label_smoothing=run.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), MOST_GRADIENT)
-        optimizer.step()
-        total += loss.item()
-        if sys.stderr.isatty():
-            print(f"\r  {run.net}: {step + 1}/{len(chosen)} ", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r", end="", file=sys.stderr)
-    return total / len(chosen)
-
-
-def _belongs(file: Path, run: Run) -> bool:
-    """Whether the state in `file` comes from this very run; a state of other settings is left unread."""
-    if not file.exists():
-        return False
-    same = bool(torch.load(file, weights_only=True)["run"] == run.facts())
-    if not same:
-        print(f"{run.net}: {file.name} is of a run with other settings and will be replaced")
-    return same
-
-
-def _keep(file: Path, state: dict[str, Any]) -> None:
-    """Write a state so that a kill leaves the old one or the new one, never half of one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(".draft")
-    torch.save(state, draft)
-    draft.replace(file)
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(
-        prog="python -m models.zoo.text.train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Train the nets of the text family on the names in Babel's locale data, largest first.",
-        epilog=(
-            "The state is kept after each epoch: run the same command again after a kill and it goes on.\n"
-            "Then `python -m models.zoo.text.build` exports, quantizes and measures what was trained.\n\n"
-            "examples:\n"
+    parser = options.training(
+        "text",
+        "Train the nets of the text family on the names in Babel's locale data, largest first.",
+        nets=NETS,
+        examples=(
             "  python -m models.zoo.text.train                          all nets, two minutes of one core\n"
             "  python -m models.zoo.text.train --nets ngram-1           one net, some seconds\n"
             "  python -m models.zoo.text.train --epochs 1 --work DIR    a rehearsal"
         ),
+        threads=1,
     )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=DEFAULT_WORK,
-        metavar="DIR",
-        help=f"where states and weights are kept (default: {DEFAULT_WORK})",
-    )
-    parser.add_argument(
-        "--nets",
-        nargs="+",
-        choices=list(NETS),
-        default=list(NETS),
-        metavar="NET",
-        help=f"which to train: {', '.join(NETS)} (default: all)",
-    )
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the names (default: as planned)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batches (default 0)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="cores to use (default 1)")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the command line names; 1 when the data are not there."""
-    options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
+    chosen = parse_arguments(arguments)
+    torch.set_num_threads(chosen.threads)
     try:
         names, validation = load("train"), load("validation")
     except DatasetError as error:
         print(error, file=sys.stderr)
         return 1
-    for name in options.nets:
+    for name in chosen.nets:
         plan = NETS[name]
         for member in range(max(plan.committees)):
             run = Run(
                 net=member_name(name, member),
                 design=plan.design,
-                epochs=options.epochs or plan.epochs,
-                seed=options.seed + member,
+                epochs=chosen.epochs or plan.epochs,
+                seed=chosen.seed + member,
                 peak_rate=plan.peak_rate,
                 table_rate=plan.table_rate,
                 weight_decay=plan.weight_decay,
                 masked=plan.masked,
             )
             print(f"{run.net}: {plan.design}, {run.epochs} epochs", flush=True)
-            print(f"{run.net}: weights in {train(run, plan, names, validation, options.work.expanduser())}", flush=True)
+            print(f"{run.net}: weights in {train(run, plan, names, validation, chosen.work.expanduser())}", flush=True)
     return 0
 
 

@@ -5,8 +5,10 @@ torch = pytest.importorskip("torch", reason="PyTorch is only installed where the
 
 from models.manifest import MANIFEST_NAME, read_manifest, sha256_of  # noqa: E402 - after the skip
 from models.session import Session  # noqa: E402
+from models.zoo import graph  # noqa: E402
+from models.zoo.errors import BuildError  # noqa: E402
 from models.zoo.fashion import build as module  # noqa: E402
-from models.zoo.fashion.build import BuildError, build  # noqa: E402
+from models.zoo.fashion.build import build  # noqa: E402
 from models.zoo.fashion.data import Images  # noqa: E402
 from models.zoo.fashion.nets import COMMITTEE, FP32, INT8, INT8_MIRRORED, NetPlan, Normalise, ResidualNet, Served  # noqa: E402
 from models.zoo.fashion.train import Run  # noqa: E402
@@ -112,7 +114,7 @@ def test_a_failed_build_leaves_the_old_family(one_net, tmp_path):
 
 
 def test_a_graph_that_computes_something_else_is_refused(one_net, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "GREATEST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(graph, "GREATEST_DIFFERENCE", -1.0)
     with pytest.raises(BuildError, match="differs from PyTorch"):
         build(one_net[0], tmp_path / "1")
     assert not (tmp_path / "1").exists()

@@ -4,6 +4,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from models.zoo.errors import DatasetError
 from models.zoo.fashion import data
 from models.zoo.fashion.data import (
     DEBIAN_FOLDER,
@@ -12,7 +13,6 @@ from models.zoo.fashion.data import (
     LABELS,
     PIXEL_MEAN,
     PIXEL_STD,
-    DatasetError,
     IdxFile,
     find_folder,
     load,

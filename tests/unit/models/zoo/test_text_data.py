@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.zoo.errors import DatasetError
 from models.zoo.text import data
-from models.zoo.text.data import LANGUAGES, LONGEST, DatasetError, fingerprint, frequent_characters, part_of, sort_out
+from models.zoo.text.data import LANGUAGES, LONGEST, fingerprint, frequent_characters, part_of, sort_out
 from models.zoo.text.tokens import CHARACTERS, alphabet, numbered
 
 TEXTS = st.text("abc ", min_size=0, max_size=4)

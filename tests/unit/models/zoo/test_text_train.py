@@ -5,11 +5,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is only installed where the text family is trained")
 
-from models.zoo.text import train as module  # noqa: E402 - after the skip
 from models.zoo.text.data import Names  # noqa: E402
 from models.zoo.text.nets import LENGTH, NETS, CharacterTransformer, NetPlan, NgramNet, NgramTable  # noqa: E402
 from models.zoo.text.tokens import CHARACTERS, FIRST, PADDING, UNKNOWN  # noqa: E402
-from models.zoo.text.train import WARM_UP, Run, accuracy, batches, mask, share_of_peak, train, trimmed  # noqa: E402
+from models.zoo.text.train import WARM_UP, NameCourse, Run, accuracy, batches, mask, train, trimmed  # noqa: E402
 
 PLAN = NetPlan(
     make=lambda: CharacterTransformer(8, layers=1, heads=2, buckets=64, table=4),
@@ -33,25 +32,6 @@ def random_ids(rows, length, seed=0):
     return torch.randint(FIRST, CHARACTERS, (rows, length), generator=random)
 
 
-def weights_of(file):
-    return torch.load(file, weights_only=True)["weights"]
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
-    rates = [share_of_peak(step / 100) for step in range(101)]
-    top = rates.index(max(rates))
-    assert top / 100 == pytest.approx(WARM_UP)
-    assert max(rates) == pytest.approx(1.0)
-    assert 0 < rates[0] < 0.1
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
-
-
 def test_tables_learn_at_their_own_rate_and_do_not_decay():
     net = PLAN.make()
     layers, tables = RUN.optimizer(net).param_groups
@@ -59,6 +39,9 @@ def test_tables_learn_at_their_own_rate_and_do_not_decay():
     assert len(layers["params"]) + 1 == len(list(net.parameters()))
     assert (layers["peak"], layers["weight_decay"]) == (0.01, 0.1)
     assert (tables["peak"], tables["weight_decay"]) == (0.02, 0.0)
+    course = NameCourse(RUN, PLAN, few_names(), few_names())
+    course.set_rates(RUN.epochs * WARM_UP)
+    assert [group["lr"] for group in course.optimizer.param_groups] == pytest.approx([0.01, 0.02])
 
 
 def test_batches_hold_each_text_at_most_once_and_like_lengths():
@@ -95,38 +78,6 @@ def test_a_share_of_the_characters_becomes_unknown_but_no_padding():
     assert (masked[changed] == UNKNOWN).all()
     assert changed[:, :25].float().mean().item() == pytest.approx(0.2, abs=0.03)
     assert torch.equal(mask(ids, 0.0, torch.Generator()), ids)
-
-
-def test_interrupted_training_ends_as_if_it_were_not(tmp_path, monkeypatch, capsys):
-    names = few_names()
-    whole = train(RUN, PLAN, names, names, tmp_path / "whole")
-
-    real = module._train_epoch
-
-    def killed_in_epoch_2(run, net, optimizer, epoch, *data):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return real(run, net, optimizer, epoch, *data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_train_epoch", killed_in_epoch_2)
-        with pytest.raises(KeyboardInterrupt):
-            train(RUN, PLAN, names, names, tmp_path / "parts")
-    capsys.readouterr()
-    parts = train(RUN, PLAN, names, names, tmp_path / "parts")
-    assert "going on after epoch 2" in capsys.readouterr().out
-    assert same(weights_of(parts), weights_of(whole))
-    assert [file.name for file in (tmp_path / "parts").iterdir()] == ["tiny.pt"]
-
-
-def test_finished_training_is_not_repeated_but_other_settings_are_trained(tmp_path, capsys):
-    names = few_names()
-    first = weights_of(train(RUN, PLAN, names, names, tmp_path))
-    capsys.readouterr()
-    assert same(weights_of(train(RUN, PLAN, names, names, tmp_path)), first)
-    assert "already trained" in capsys.readouterr().out
-    other = dataclasses.replace(RUN, seed=8)
-    assert not same(weights_of(train(other, PLAN, names, names, tmp_path)), first)
 
 
 def test_what_was_trained_is_learnt(tmp_path):
