@@ -1,5 +1,6 @@
 """What the published rules have in common: a batch is built around the request with the earliest deadline."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice
 from math import inf
@@ -9,7 +10,7 @@ from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
 from serving.core.plan import TOLERANCE_S, joins
 from serving.core.request import Eligibility, Request
-from serving.core.scheduler import Dispatch, Expire, Wait
+from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
 FASTEST, MOST_ACCURATE = "fastest", "most-accurate"
 """Names of variants that hold for any family."""
@@ -17,6 +18,45 @@ FASTEST, MOST_ACCURATE = "fastest", "most-accurate"
 
 class PolicyError(ValueError):
     """No such policy, or one that asks for what is not there; the message says what there is, or was expected."""
+
+
+class HeadFirst(ABC):
+    """A rule that forms a batch around the head once the queue is settled (`settle`)."""
+
+    def __init__(self, variants: tuple[VariantView, ...], latency: LatencyModel, *, early_drop: bool = False) -> None:
+        self._variants = variants
+        self._latency = latency
+        self._early_drop = early_drop
+
+    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
+        """See `Policy.decide`."""
+        return self._settled(now_s, queue, fleet) or self._batch(now_s, queue, fleet)
+
+    def _settled(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Expire | Wait | None:
+        """See `settle`."""
+        return settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop)
+
+    @abstractmethod
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
+        """What to do with a queue that has a head in time, and an idle worker for it."""
+
+
+class OneVariant(HeadFirst):
+    """A rule that knows one variant: that answers, or the nearest one that a request allows."""
+
+    def __init__(
+        self, variants: tuple[VariantView, ...], latency: LatencyModel, name: str, *, early_drop: bool = False
+    ) -> None:
+        """`name` of the variant. Raises `PolicyError` for one that does not exist."""
+        super().__init__(variants, latency, early_drop=early_drop)
+        self._wanted = variant_named(variants, name)
+
+    def _settled(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Expire | Wait | None:
+        return settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop, answers=self._answers)
+
+    def _answers(self, request: Request) -> int:
+        """The variant that answers the request."""
+        return stand_in(request.eligibility, self._wanted, self._variants)
 
 
 def settle(

@@ -6,8 +6,7 @@ from math import inf
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
-from serving.core.policies.batching import dispatch, largest_batch, settle, stand_in, variant_named
-from serving.core.request import Request
+from serving.core.policies.batching import OneVariant, dispatch, largest_batch
 from serving.core.scheduler import Decision, Expire, Wait
 
 KEPT = 50
@@ -23,7 +22,7 @@ TICK_S = 0.001
 FIRST_WAIT_S = 0.01
 
 
-class BentoMl:
+class BentoMl(OneVariant):
     """One variant; all that waits goes into a batch, after a wait learnt from the past.
 
     A batch of n requests is expected to take a * n + b. A head that has waited w is dropped when w + a * n + b passes
@@ -34,10 +33,7 @@ class BentoMl:
         self, variants: tuple[VariantView, ...], latency: LatencyModel, name: str, *, early_drop: bool = False
     ) -> None:
         """`name` of the variant. Raises `PolicyError` for one that does not exist."""
-        self._variants = variants
-        self._latency = latency
-        self._wanted = variant_named(variants, name)
-        self._early_drop = early_drop
+        super().__init__(variants, latency, name, early_drop=early_drop)
         self._batches: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._waits_s: deque[float] = deque(maxlen=KEPT)
         self._fitted_s = -inf
@@ -49,24 +45,23 @@ class BentoMl:
         if not queue:
             return Wait()
         self._refit(now_s)
-        # What it believes before anything was measured: parts of the objective.
-        slope_s, intercept_s = self._line or (fleet.horizon_s * 2 / 30, fleet.horizon_s / 30)
+        slope_s, intercept_s = self._believed(fleet)
         head, count = queue.head, len(queue)
         expected_s = slope_s * count + intercept_s if count > 1 else 0.0
         shed_s = head.deadline_s - expected_s
         if now_s >= shed_s and (count > 1 or not fleet.idle):
             return Expire((head,))
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop, answers=self._answers)
-        if isinstance(settled, Wait):
-            return Wait(min(shed_s, settled.until_s))
-        if settled is not None:
-            return settled
-        variant = self._answers(head)
+        decision = super().decide(now_s, queue, fleet)
+        return Wait(min(shed_s, decision.until_s)) if isinstance(decision, Wait) else decision
+
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
+        variant = self._answers(queue.head)
         most = largest_batch(self._variants[variant])
         newest_s = queue.requests[-1].arrival_s
-        go_s = newest_s + self._wait_s * WAIT_SHARE / count - TICK_S - slope_s
+        slope_s, _ = self._believed(fleet)
+        go_s = newest_s + self._wait_s * WAIT_SHARE / len(queue) - TICK_S - slope_s
         if queue.rows < most and now_s < go_s:
-            return Wait(min(go_s, shed_s))
+            return Wait(go_s)
         self._waits_s.append(now_s - newest_s)
         return dispatch(queue, variant, most, self._latency)
 
@@ -74,9 +69,9 @@ class BentoMl:
         """See `Learner.observe`."""
         self._batches.append((rows, seconds))
 
-    def _answers(self, request: Request) -> int:
-        """The variant that answers the request."""
-        return stand_in(request.eligibility, self._wanted, self._variants)
+    def _believed(self, fleet: FleetSnapshot) -> tuple[float, float]:
+        """The line; before anything was measured, one of parts of the objective."""
+        return self._line or (fleet.horizon_s * 2 / 30, fleet.horizon_s / 30)
 
     def _refit(self, now_s: float) -> None:
         if len(self._batches) < TRAINED or now_s - self._fitted_s < REFIT_S:

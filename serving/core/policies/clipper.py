@@ -3,16 +3,7 @@
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
-from serving.core.policies.batching import (
-    dispatch,
-    fitting_rows,
-    largest_batch,
-    settle,
-    slack_of,
-    stand_in,
-    variant_named,
-)
-from serving.core.request import Request
+from serving.core.policies.batching import OneVariant, dispatch, fitting_rows, largest_batch, slack_of
 from serving.core.scheduler import Decision
 
 STEP_ROWS = 1.0
@@ -21,7 +12,7 @@ BACKOFF = 0.9
 """The limit is multiplied by this when a batch passes the objective (section 4.3.1: "by 10 %")."""
 
 
-class Clipper:
+class Clipper(OneVariant):
     """Additive increase, multiplicative decrease of the batch of one variant.
 
     The objective a batch's time is held against is the usual latency budget (`FleetSnapshot.horizon_s`). As in the
@@ -32,10 +23,7 @@ class Clipper:
         self, variants: tuple[VariantView, ...], latency: LatencyModel, name: str, *, early_drop: bool = False
     ) -> None:
         """`name` of the variant. Raises `PolicyError` for one that does not exist."""
-        self._variants = variants
-        self._latency = latency
-        self._wanted = variant_named(variants, name)
-        self._early_drop = early_drop
+        super().__init__(variants, latency, name, early_drop=early_drop)
         self._objective_s = 0.0
         self.limit_rows = [1.0] * len(variants)
         """Largest batch of each variant as learnt so far, rows."""
@@ -43,9 +31,9 @@ class Clipper:
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         """See `Policy.decide`."""
         self._objective_s = fleet.horizon_s
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop, answers=self._answers)
-        if settled is not None:
-            return settled
+        return super().decide(now_s, queue, fleet)
+
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         variant = self._answers(queue.head)
         most = min(queue.rows, int(self.limit_rows[variant]))
         rows = fitting_rows(self._latency, variant, slack_of(queue.head, now_s, fleet), most)
@@ -58,7 +46,3 @@ class Clipper:
             self.limit_rows[variant] = max(1.0, limit * BACKOFF)
         elif rows >= int(limit):
             self.limit_rows[variant] = min(limit + STEP_ROWS, float(largest_batch(self._variants[variant])))
-
-    def _answers(self, request: Request) -> int:
-        """The variant that answers the request."""
-        return stand_in(request.eligibility, self._wanted, self._variants)

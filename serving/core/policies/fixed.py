@@ -3,12 +3,11 @@
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
-from serving.core.policies.batching import dispatch, fitting_rows, settle, slack_of, stand_in, variant_named
-from serving.core.request import Request
+from serving.core.policies.batching import OneVariant, dispatch, fitting_rows, slack_of
 from serving.core.scheduler import Decision
 
 
-class Fixed:
+class Fixed(OneVariant):
     """Earliest deadline first, early drop, and the largest batch up to the knee that the head's slack allows.
 
     The batch rule of Nexus (SOSP'19) with the knee of `LatencyTable.knee_rows`.
@@ -16,20 +15,10 @@ class Fixed:
 
     def __init__(self, variants: tuple[VariantView, ...], latency: LatencyModel, name: str) -> None:
         """`name` of the variant. Raises `PolicyError` for one that does not exist."""
-        self._variants = variants
-        self._latency = latency
-        self._wanted = variant_named(variants, name)
+        super().__init__(variants, latency, name, early_drop=True)
 
-    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
-        """See `Policy.decide`."""
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=True, answers=self._answers)
-        if settled is not None:
-            return settled
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         variant = self._answers(queue.head)
         most = min(queue.rows, self._variants[variant].knee_rows)
         rows = fitting_rows(self._latency, variant, slack_of(queue.head, now_s, fleet), most)
         return dispatch(queue, variant, rows, self._latency)
-
-    def _answers(self, request: Request) -> int:
-        """The variant that answers the request."""
-        return stand_in(request.eligibility, self._wanted, self._variants)

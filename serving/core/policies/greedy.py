@@ -1,25 +1,15 @@
 """The two greedy rules SlackFit is compared with in its paper (SuperServe, NSDI'25): most rows, or most accuracy."""
 
 from serving.core.edf import EdfQueue
-from serving.core.fleet import FleetSnapshot, VariantView
-from serving.core.latency import LatencyModel
-from serving.core.policies.batching import dispatch, fitting_rows, largest_batch, settle, slack_of
+from serving.core.fleet import FleetSnapshot
+from serving.core.policies.batching import HeadFirst, dispatch, fitting_rows, largest_batch, slack_of
 from serving.core.scheduler import Decision
 
 
-class MaxBatch:
+class MaxBatch(HeadFirst):
     """The most rows that any allowed variant can answer within the head's slack, then the most accurate of those."""
 
-    def __init__(self, variants: tuple[VariantView, ...], latency: LatencyModel, *, early_drop: bool = False) -> None:
-        self._variants = variants
-        self._latency = latency
-        self._early_drop = early_drop
-
-    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
-        """See `Policy.decide`."""
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop)
-        if settled is not None:
-            return settled
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         slack_s = slack_of(queue.head, now_s, fleet)
         best = (0, 0.0, 0)
         for variant in queue.head.eligibility.variants:
@@ -31,19 +21,10 @@ class MaxBatch:
         return dispatch(queue, variant if rows else queue.head.eligibility.variants[0], rows, self._latency)
 
 
-class MaxAccuracy:
+class MaxAccuracy(HeadFirst):
     """The most accurate allowed variant that can answer the head in time, then as many rows as its slack allows."""
 
-    def __init__(self, variants: tuple[VariantView, ...], latency: LatencyModel, *, early_drop: bool = False) -> None:
-        self._variants = variants
-        self._latency = latency
-        self._early_drop = early_drop
-
-    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
-        """See `Policy.decide`."""
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop)
-        if settled is not None:
-            return settled
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         head = queue.head
         slack_s = slack_of(head, now_s, fleet)
         in_time = [v for v in head.eligibility.variants if self._latency.mean_s(v, head.rows) <= slack_s]

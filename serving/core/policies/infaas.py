@@ -3,12 +3,12 @@
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
-from serving.core.policies.batching import dispatch, largest_batch, settle, slack_of
+from serving.core.policies.batching import HeadFirst, dispatch, largest_batch, slack_of
 from serving.core.request import Request
 from serving.core.scheduler import Decision
 
 
-class Infaas:
+class Infaas(HeadFirst):
     """Variants are looked through by cost, and the first that meets the constraints is taken.
 
     Latency is intercept + slope * rows, drawn through the smallest and the largest measured batch. Without a floor
@@ -21,17 +21,11 @@ class Infaas:
         self, variants: tuple[VariantView, ...], latency: LatencyModel, floor: float = 0.0, *, early_drop: bool = False
     ) -> None:
         """`floor`: least accuracy, 0..1."""
-        self._variants = variants
-        self._latency = latency
+        super().__init__(variants, latency, early_drop=early_drop)
         self._floor = floor
-        self._early_drop = early_drop
         self._lines = [_line(variant) for variant in variants]
 
-    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
-        """See `Policy.decide`."""
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop)
-        if settled is not None:
-            return settled
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         slack_s = slack_of(queue.head, now_s, fleet) / self._latency.slowdown
         variant = self._first_that_meets(queue.head, slack_s)
         intercept_s, slope_s = self._lines[variant]

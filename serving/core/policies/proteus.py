@@ -6,7 +6,7 @@ from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
 from serving.core.plan import TOLERANCE_S
-from serving.core.policies.batching import dispatch, fitting_rows, largest_batch, settle, slack_of, stand_in
+from serving.core.policies.batching import HeadFirst, dispatch, fitting_rows, largest_batch, slack_of, stand_in
 from serving.core.request import Request
 from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
@@ -18,7 +18,7 @@ FIRST_SHARE = 0.1
 """Until a whole period has passed, shares are allotted each tenth of one: the published runs start warm."""
 
 
-class Proteus:
+class Proteus(HeadFirst):
     """Most accuracy subject to throughput for the last period's demand, then batches as late as the head allows.
 
     The published program places variants on workers, each of which holds one. Here any worker runs any variant, so
@@ -30,10 +30,8 @@ class Proteus:
         self, variants: tuple[VariantView, ...], latency: LatencyModel, period_s: float, *, early_drop: bool = False
     ) -> None:
         """`period_s`: seconds between two allotments; 30 in the paper."""
-        self._variants = variants
-        self._latency = latency
+        super().__init__(variants, latency, early_drop=early_drop)
         self._period_s = period_s
-        self._early_drop = early_drop
         self._since_s: float | None = None
         self._next_s = 0.0
         self._rows_left = 0
@@ -46,9 +44,7 @@ class Proteus:
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         """See `Policy.decide`."""
         self._allot_when_due(now_s, queue, fleet)
-        decision = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop) or self._batch(
-            now_s, queue, fleet
-        )
+        decision = super().decide(now_s, queue, fleet)
         if isinstance(decision, Dispatch | Expire):
             self._rows_left += sum(request.rows for request in decision.requests)
         if isinstance(decision, Dispatch):

@@ -6,7 +6,7 @@ from math import inf
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
 from serving.core.latency import LatencyModel
-from serving.core.policies.batching import dispatch, largest_batch, settle, slack_of
+from serving.core.policies.batching import HeadFirst, dispatch, largest_batch, slack_of
 from serving.core.scheduler import Decision
 
 BUCKETS = 32
@@ -18,7 +18,7 @@ _Table = tuple[list[float], list[tuple[int, int]]]
 """Slacks from which on (variant, rows) is the choice, rising."""
 
 
-class SlackFit:
+class SlackFit(HeadFirst):
     """The highest bucket that lies wholly below the head's slack, and in it the tuple with the largest batch.
 
     Offline, the time between the quickest and the slowest (variant, batch) is cut into even buckets; dominated tuples
@@ -34,21 +34,15 @@ class SlackFit:
         within_queue: bool = False,
         early_drop: bool = False,
     ) -> None:
-        self._variants = variants
-        self._latency = latency
+        super().__init__(variants, latency, early_drop=early_drop)
         self._within_queue = within_queue
-        self._early_drop = early_drop
         tuples = [(v.table.seconds(rows), rows, v.index) for v in variants for rows in _sizes(largest_batch(v))]
         self._tuples = tuples
         self._low_s = min(seconds for seconds, _, _ in tuples)
         self._width_s = max((max(seconds for seconds, _, _ in tuples) - self._low_s) / BUCKETS, 1e-9)
         self._tables: dict[tuple[tuple[int, ...], int], _Table] = {}
 
-    def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
-        """See `Policy.decide`."""
-        settled = settle(now_s, queue, fleet, self._latency, early_drop=self._early_drop)
-        if settled is not None:
-            return settled
+    def _batch(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         slack_s = slack_of(queue.head, now_s, fleet) / self._latency.slowdown
         # Sizes double, so the cap matters by its power of two only: few tables cover all queues.
         cap = 1 << (queue.rows.bit_length() - 1) if self._within_queue else 0
