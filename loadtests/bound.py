@@ -91,8 +91,11 @@ class Bound:
         return self.accuracy_sum / self.rows if self.rows else 0.0
 
 
-def upper_bound(demands: Iterable[Demand], workers: int) -> Bound:
-    """Bound the effective accuracy of `workers` workers on these requests, in any order."""
+def upper_bound(demands: Iterable[Demand], workers: float) -> Bound:
+    """Bound the effective accuracy of `workers` workers on these requests, in any order.
+
+    To the relaxation workers are a speed: it need not be a whole number.
+    """
     known: dict[tuple[int, tuple[BatchCost, ...], tuple[int, ...]], int] = {}
     hulls: list[list[_Piece]] = []
     served: list[Demand] = []
