@@ -31,6 +31,7 @@ from models.compress.step import Step
 from models.compress.workbench import Workbench
 from models.manifest import digest_of, read_manifest
 from models.session import onnxruntime
+from models.zoo.errors import DatasetError
 from models.zoo.fashion import data as fashion
 from serving.config import usable_cores
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gearshift-") as scratch:
         try:
             there = {each.original.name: each for each in references(Path(scratch) / "digits")}
-        except fashion.DatasetError as error:
+        except DatasetError as error:
             sys.stderr.write(f"{error}\n")
             return 2
         if unknown := [name for name in names if name not in there]:
