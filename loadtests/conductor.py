@@ -22,7 +22,8 @@ from locust.exception import StopUser
 from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from loadtests.client import Wire, WireError
-from loadtests.live import LiveRun, live_run, write_live_run
+from loadtests.documents import write_document
+from loadtests.live import LiveRun, live_run
 from loadtests.parts import Plan, chosen_classes, read_with_digest, tags_of, task_of
 from loadtests.player import Player
 from loadtests.samples import Samples
@@ -202,7 +203,7 @@ class Conductor:
             log.warning("the run is not valid: %s", run.sender.advice)
         if options.run_json:
             try:
-                write_live_run(run, Path(options.run_json))
+                write_document(run, Path(options.run_json))
             except OSError as error:
                 log.critical("%s cannot be written: %s", options.run_json, error.strerror)
                 self._environment.process_exit_code = 1

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.manifest import LatencyProfile, describe
+from loadtests.documents import read_document
+from models.manifest import LatencyProfile
 from serving.core.latency import LatencyTable
 
 Microseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -119,20 +120,7 @@ class Durations(_Strict):
 
 def read_durations(path: Path) -> Durations:
     """Read and check a file. Raises `DurationsError`."""
-    try:
-        return Durations.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DurationsError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise DurationsError(f"{path}: {describe(error)}") from error
-
-
-def write_durations(durations: Durations, path: Path) -> None:
-    """Write the file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(durations.model_dump_json(exclude_defaults=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    return read_document(Durations, path, "a file of durations", DurationsError)
 
 
 class Sampler:

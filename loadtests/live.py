@@ -13,16 +13,16 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loadtests.answers import INFEASIBLE
+from loadtests.documents import read_document
 from loadtests.samples import COLUMNS, Samples
 from loadtests.scenario import Scenario
 from loadtests.simulation.records import CODE, Metrics, Records
 from loadtests.simulation.served import Served
 from loadtests.simulator import Result
 from loadtests.target import served_as_told
-from models.manifest import describe
 from serving.core.outcome import Outcome
 
 LAG_SHARE = 0.1
@@ -168,20 +168,7 @@ def live_run(
 
 def read_live_run(path: Path) -> LiveRun:
     """Read and check a file. Raises `LiveError`."""
-    try:
-        return LiveRun.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LiveError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise LiveError(f"{path}: not the file of a live run: {describe(error)}") from error
-
-
-def write_live_run(run: LiveRun, path: Path) -> None:
-    """Write the file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_text(run.model_dump_json() + "\n", encoding="utf-8")
-    draft.replace(path)
+    return read_document(LiveRun, path, "the file of a live run", LiveError)
 
 
 def _sender(lag_s: NDArray[Any], budgets_s: NDArray[Any], processes: int, unsent: int) -> Sender:

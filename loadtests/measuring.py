@@ -16,7 +16,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from loadtests.durations import Durations, Host, Level, Overhead, VariantDurations, write_durations
+from loadtests.documents import write_document
+from loadtests.durations import Durations, Host, Level, Overhead, VariantDurations
 from models.calibrate import processor, random_inputs
 from models.manifest import Family, ManifestError, Variant
 from models.repository import Artifact, open_family
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except ManifestError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    write_durations(durations, options.out)
+    write_document(durations, options.out)
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from loadtests.studies.results import CellResult
 from loadtests.studies.summary import Group, summarise
+from models.drafts import write_whole
 
 FORMAT = 1
 
@@ -48,7 +49,4 @@ class Study:
 
 def write_json(file: Path, study: Study) -> None:
     """Write the study as JSON, whole or not at all. Raises `OSError`."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f"{file.name}.draft")
-    draft.write_text(json.dumps(study.facts(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, (json.dumps(study.facts(), indent=1, allow_nan=False) + "\n").encode())

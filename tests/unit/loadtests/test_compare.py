@@ -4,7 +4,8 @@ import pytest
 
 from loadtests.answers import Answer, Attempt
 from loadtests.compare import CompareError, Comparison, Figures, main, read_pair
-from loadtests.live import live_run, write_live_run
+from loadtests.documents import write_document
+from loadtests.live import live_run
 from loadtests.samples import Samples
 from loadtests.scenario import Scenario
 from loadtests.workload import Call
@@ -35,7 +36,7 @@ def live(tmp_path):
             samples, SCENARIO, models={"tiny": METADATA}, capacity={}, processes=1, scenario_sha256="0", seed=1,
             host="h", started="now", command="c", **facts,
         )  # fmt: skip
-        write_live_run(done, tmp_path / name)
+        write_document(done, tmp_path / name)
         return tmp_path / name
 
     return write

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 import loadtests
-from loadtests.durations import DurationsError, Sampler, read_durations, uniforms, write_durations
+from loadtests.documents import write_document
+from loadtests.durations import DurationsError, Sampler, read_durations, uniforms
 from models.repository import open_family
 from tests.support.durations import durations_of
 
@@ -12,7 +13,7 @@ TINY = durations_of({"small": (1, 2, 4, 8), "large": (10, 20, 40, 80)}, ratios=(
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    write_durations(TINY, tmp_path / "deep" / "tiny.json")
+    write_document(TINY, tmp_path / "deep" / "tiny.json")
     assert read_durations(tmp_path / "deep" / "tiny.json") == TINY
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["tiny.json"]
 

@@ -1,7 +1,8 @@
 import pytest
 
 from loadtests.answers import UNSENT, Answer, Attempt
-from loadtests.live import TOO_FEW, TOO_LATE, LiveError, live_run, read_live_run, write_live_run
+from loadtests.documents import write_document
+from loadtests.live import TOO_FEW, TOO_LATE, LiveError, live_run, read_live_run
 from loadtests.samples import Samples
 from loadtests.scenario import Scenario
 from loadtests.workload import Call
@@ -81,7 +82,7 @@ def test_a_warm_up_can_be_left_out():
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
     live = run(*MIXED, ended="cut short")
-    write_live_run(live, tmp_path / "new" / "live.json")
+    write_document(live, tmp_path / "new" / "live.json")
     again = read_live_run(tmp_path / "new" / "live.json")
     assert again == live
     assert (again.complete, again.ended, again.valid) == (False, "cut short", False)
