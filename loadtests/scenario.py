@@ -27,7 +27,7 @@ from pydantic import (
 
 from loadtests.arrivals import Phase
 from models.manifest import Fraction, Name, PositiveMs, Prefer
-from serving.core.autoscaling import ModelTargets, ScalingRules
+from serving.config import AutoscalingSettings
 from serving.core.budget import RequestBudget
 
 SHARE_TOLERANCE = 1e-6
@@ -85,7 +85,6 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1024)]
-Delay = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -267,44 +266,13 @@ class FleetEntry(_Strict):
         return self.workers * self.gateways if self.topology == "colocated" else self.workers
 
 
-class AutoscalingEntry(_Strict):
-    """How gateways are added and taken away: as `autoscaling.*` in the settings of a live server."""
+class AutoscalingEntry(AutoscalingSettings, _Strict):
+    """How gateways are added and taken away: as `autoscaling.*` in the settings of a live server, and a start."""
 
     min_replicas: Count = 1
     max_replicas: Count
     start_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
     """From the wish for a gateway to its first request."""
-    target_busy: Annotated[float, Field(gt=0, le=1)] = 0.7
-    max_accuracy_forgone: Annotated[float, Field(ge=0, le=1)] = 0.005
-    min_attainment: Annotated[float, Field(ge=0, le=1)] = 0.99
-    window_s: Seconds = 10.0
-    up_delay_s: Delay = 3.0
-    up_cooldown_s: Delay = 5.0
-    max_up_factor: Annotated[float, Field(ge=1, le=1024)] = 4.0
-    down_delay_s: Delay = 120.0
-    down_cooldown_s: Delay = 15.0
-    max_down_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError("max_replicas is below min_replicas")
-        return self
-
-    def rules(self) -> ScalingRules:
-        """For the control law."""
-        return ScalingRules(
-            min_replicas=self.min_replicas,
-            max_replicas=self.max_replicas,
-            up_delay_s=self.up_delay_s,
-            up_cooldown_s=self.up_cooldown_s,
-            max_up_factor=self.max_up_factor,
-            down_delay_s=self.down_delay_s,
-            down_cooldown_s=self.down_cooldown_s,
-            max_down_share=self.max_down_share,
-            window_s=self.window_s,
-            targets=ModelTargets(self.target_busy, self.max_accuracy_forgone, self.min_attainment),
-        )
 
 
 @dataclass(frozen=True, slots=True)

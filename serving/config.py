@@ -297,8 +297,8 @@ class AutoscalingSettings(_Section):
             raise ValueError("max_replicas is below min_replicas")
         return self
 
-    def rules(self, replicas: int) -> ScalingRules:
-        """For the control law; `replicas` are started."""
+    def rules(self, replicas: int = 1) -> ScalingRules:
+        """For the control law; `replicas` are started, which are the fewest where no number of those is set."""
         return ScalingRules(
             min_replicas=self.min_replicas or min(replicas, self.max_replicas),
             max_replicas=self.max_replicas,
