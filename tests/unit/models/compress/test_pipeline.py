@@ -168,7 +168,9 @@ def test_gates_that_leave_nothing_say_what_comes_nearest(run, tmp_path):
     assert not (tmp_path / "families").exists()
 
 
-@pytest.mark.parametrize(("place", "writes"), [(repository, "_write"), (store_module, "write_whole")])
+@pytest.mark.parametrize(
+    ("place", "writes"), [(repository, "_write"), (store_module, "write_whole")], ids=["repository", "store"]
+)
 def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, place, writes):
     real, written = getattr(place, writes), []
 
