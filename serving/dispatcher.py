@@ -207,7 +207,7 @@ class Dispatcher:
                     return until_s
 
     def _start(self, lane: Lane, batch: Dispatch, now_s: float) -> None:
-        worker = self.workers.start(now_s, batch.expected_s)
+        worker = self.workers.start(now_s, batch.expected_s + lane.scheduler.hand_over_s)
         self._shares.charge(lane, batch.expected_s, len(self.workers), now_s)
         lane.in_flight += 1
         # A clean context: a batch belongs to all its requests, so it must not inherit (and be cancelled
@@ -271,6 +271,8 @@ class Dispatcher:
         if variant.elsewhere:
             self._remotes[lane].succeeded(batch.variant)
         lane.count_batch(batch.variant, total, execution, finished_s)
+        if self._backend.depth == 1:  # else the next batch waits at the worker already
+            lane.scheduler.observe_hand_over(finished_s - started_s - execution.service_s)
         parts = _split(lane, execution.outputs, rows)
         lane.count_stages(total, merged_s - started_s, execution.compute_s, self._clock() - finished_s)
         for request, outputs in zip(requests, parts, strict=True):

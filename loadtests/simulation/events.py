@@ -203,7 +203,7 @@ class Simulation:
             variant=decision.variant,
             requests=decision.requests,
             rows=decision.rows,
-            booked=gateway.workers.start(now_s, decision.expected_s),
+            booked=gateway.workers.start(now_s, decision.expected_s + gateway.schedulers[model].hand_over_s),
             decided_s=now_s,
         )
         gateway.shares.charge(model, decision.expected_s, len(gateway.workers), now_s)
@@ -234,8 +234,10 @@ class Simulation:
             pool.host.busy -= 1
         else:
             self._begin(after, pool)
-        if self._travel_s:
-            self._at(self._now_s + self._travel_s, _BACK, batch)
+        # The end of a batch is seen when the gateway's loop has done what came before it.
+        seen_s = max(self._now_s + self._travel_s, self._gateways[batch.gateway].loop_free_s)
+        if seen_s > self._now_s:
+            self._at(seen_s, _BACK, batch)
         else:
             self._back(batch)
 
@@ -245,6 +247,8 @@ class Simulation:
         self.ended_s = now_s
         scheduler = gateway.schedulers[batch.model]
         scheduler.observe(batch.variant, batch.rows, batch.service_s, now_s)
+        if gateway.workers.depth == 1:
+            scheduler.observe_hand_over(now_s - batch.decided_s - batch.service_s)
         gateway.workers.finish(batch.booked, now_s)
         gateway.route.returned(batch)
         self._moved[gateway] = None

@@ -36,13 +36,16 @@ def admit(
     overhead_s: float,
     ratio: float,
     max_bytes: int,
+    hand_over_s: float = 0.0,
     door_s: float = 0.0,
 ) -> Admitted | Rejected:
     """Whether taking the request lets the cheapest plan keep every promise it could keep without it.
 
     The queue is bounded by work, not by count: by the seconds of service that the deadlines in it leave.
     `door_s` is what reading a request takes before it stands here, on an idle gateway.
-    Promises that got lost since they were made (service turned slower) do not speak against a newcomer.
+    Promises that got lost since they were made (service turned slower) do not speak against a newcomer, but are in its
+    way: whoever has little chance left is served all the same. Counted as gone, each would let in another who is then
+    late like it, and an overload ends with everybody at the edge of the deadline.
     """
     if queue.size_bytes + request.size_bytes > max_bytes:
         return Rejected("bytes", max(0.0, request.deadline_s - now_s))
@@ -52,13 +55,31 @@ def admit(
     with_it = [*waiting[:at], request, *waiting[at:]]
     backlog = plan.backlog(queue)
     fuller = backlog.merged(at, plan.backlog_of(request))
-    missed = plan.misses(with_it, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike, backlog=fuller)
+    missed = plan.misses(
+        with_it,
+        now_s,
+        free_at_s,
+        ratio=ratio,
+        overhead_s=overhead_s,
+        hand_over_s=hand_over_s,
+        alike=alike,
+        backlog=fuller,
+        keep_late=True,
+    )
     if not missed.count:
         return _ADMITTED
     newcomer_misses = missed.last and at == len(waiting)
     if not newcomer_misses:
         without_it = plan.misses(
-            waiting, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, alike=alike, backlog=backlog
+            waiting,
+            now_s,
+            free_at_s,
+            ratio=ratio,
+            overhead_s=overhead_s,
+            hand_over_s=hand_over_s,
+            alike=alike,
+            backlog=backlog,
+            keep_late=True,
         )
         if missed.count <= without_it.count:
             return _ADMITTED

@@ -302,9 +302,17 @@ class _Screen:
         members = candidate.members[: candidate.count]
         missed = _late(members, done_s + self._fleet.overhead_s)
         behind, backlog = self._without(members)
-        free_at_s = (done_s, *(max(self._now_s, at_s) for at_s in self._fleet.free_at_s[1:]))
+        free_s = done_s + self._fleet.batch_overhead_s
+        free_at_s = (free_s, *(max(self._now_s, at_s) for at_s in self._fleet.free_at_s[1:]))
         if not missed and len(behind) > SHORT_QUEUE:
-            roughly = self._plan.fluid(behind, backlog, free_at_s, ratio=self.ratio, overhead_s=self._fleet.overhead_s)
+            roughly = self._plan.fluid(
+                behind,
+                backlog,
+                free_at_s,
+                ratio=self.ratio,
+                overhead_s=self._fleet.overhead_s,
+                hand_over_s=self._fleet.batch_overhead_s,
+            )
             if roughly is NO_MISSES:
                 return True
         self.looks += 1
@@ -321,6 +329,7 @@ class _Screen:
             free_at_s,
             ratio=self.ratio,
             overhead_s=self._fleet.overhead_s,
+            hand_over_s=self._fleet.batch_overhead_s,
             alike=self._queue.alike,
             backlog=backlog,
         ).count

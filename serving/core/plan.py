@@ -118,18 +118,23 @@ class FallbackPlan:
         *,
         ratio: float = 1.0,
         overhead_s: float = 0.0,
+        hand_over_s: float = 0.0,
         alike: bool = False,
         backlog: Backlog | None = None,
+        keep_late: bool = False,
     ) -> Misses:
-        """What the plan would miss. A request that is late even alone is passed over, as it would be expired.
+        """What the plan would miss. A request that it is late for is passed over, as it would be expired; with
+        `keep_late` it is served all the same, as one would be that has some chance if it is next.
 
         With a `backlog`, which belongs to these requests, those after the first `PLANNED` are a fluid.
 
         `free_at_s`: when each worker becomes free. `ratio` stretches every predicted time, to leave
-        room for noise; `overhead_s` is spent on each answer after the model; `alike` as for `first_batch`.
+        room for noise; `overhead_s` is spent on each answer after the model, `hand_over_s` by a worker between two
+        batches; `alike` as for `first_batch`.
         """
         free = [max(now_s, at_s) for at_s in free_at_s]
         heapify(free)
+        next_s = free[0]
         at, total, missed, late_s, last = 0, len(requests), 0, 0.0, False
         planned = total if backlog is None or total <= 2 * PLANNED else PLANNED
         while at < planned:
@@ -138,12 +143,15 @@ class FallbackPlan:
             behind_s = done_s + overhead_s - requests[at].deadline_s
             if behind_s > TOLERANCE_S:
                 missed, late_s, last = missed + 1, max(late_s, behind_s), at == total - 1
-                at += 1
-                continue
-            heapreplace(free, done_s)
+                if not keep_late or requests[at].deadline_s - overhead_s <= next_s:
+                    at += 1
+                    continue
+            heapreplace(free, done_s + hand_over_s)
             at += count
         if backlog is not None and at < total:
-            behind = self.fluid(requests, backlog, free, ratio=ratio, overhead_s=overhead_s, at=at)
+            behind = self.fluid(
+                requests, backlog, free, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, at=at
+            )
             missed, late_s, last = missed + behind.count, max(late_s, behind.late_s), behind.last
         return Misses(missed, late_s, last) if missed else NO_MISSES
 
@@ -155,6 +163,7 @@ class FallbackPlan:
         *,
         ratio: float = 1.0,
         overhead_s: float = 0.0,
+        hand_over_s: float = 0.0,
         at: int = 0,
     ) -> Misses:
         """What would be missed of the requests from position `at` on, in whole checkpoints: rather too many where the
@@ -164,6 +173,8 @@ class FallbackPlan:
         """
         free = sorted(free_at_s)
         stretch, works_s = ratio * self._latency.slowdown, backlog.works_s
+        if hand_over_s:  # as many as there are batches, were all as long as the longest
+            stretch += hand_over_s / backlog.longest_s
         workers, open_, opened_s = len(free), 0, 0.0
         total = len(requests)
         stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)

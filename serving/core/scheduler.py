@@ -129,6 +129,8 @@ class Scheduler:
         self._door_s = 0.0
         """From receipt to the door, on an idle gateway: reading the request."""
         self.overhead_s = 0.0
+        self.hand_over_s = self.options.batch_overhead_s
+        """What a worker spends on a batch besides the model: until the gateway has seen its end and sends the next."""
 
     def offer(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
         """Admit the request to the queue, or refuse it at the door because of the work ahead."""
@@ -189,7 +191,7 @@ class Scheduler:
             free_at_s=tuple(free_at_s),
             arrival_rate=self._rate_at(now_s),
             horizon_s=max(self._horizon_s, MIN_HORIZON_S),
-            batch_overhead_s=self.options.batch_overhead_s,
+            batch_overhead_s=self.hand_over_s,
             overhead_s=self.overhead_s,
             share=share,
         )
@@ -288,6 +290,10 @@ class Scheduler:
         """
         self.overhead_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.overhead_s)
 
+    def observe_hand_over(self, seconds: float) -> None:
+        """Learn how long a worker was kept by a batch besides the model; as cautiously as the overhead."""
+        self.hand_over_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.hand_over_s)
+
     def least_s(self, request: Request) -> float:
         """Time from receipt to answer on an idle gateway with the request's fastest variant, with room for noise."""
         expected_s = self.latency.mean_s(request.eligibility.variants[0], request.rows)
@@ -321,6 +327,7 @@ class Scheduler:
             plan=self._plan,
             free_at_s=free_at_s,
             overhead_s=self.overhead_s,
+            hand_over_s=self.hand_over_s,
             door_s=self._door_s,
             ratio=self.latency.quantile_ratio(self.options.plan_quantile),
             max_bytes=self.options.max_bytes,

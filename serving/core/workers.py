@@ -22,7 +22,7 @@ class Workers:
         """`count` workers (>= 1) with at most `depth` batches each in flight."""
         self._workers = [_Worker() for _ in range(count)]
         self._leaving: dict[int, _Worker] = {}
-        self._depth = depth
+        self.depth = depth
         self.in_flight = 0
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class Workers:
     @property
     def idle(self) -> int:
         """Batches that may be dispatched now."""
-        return len(self._workers) * self._depth - self.in_flight
+        return len(self._workers) * self.depth - self.in_flight
 
     @property
     def busy(self) -> int:
@@ -82,7 +82,7 @@ class Workers:
             del self._leaving[number]
 
     def _next(self, now_s: float) -> int:
-        open_to_more = [i for i, worker in enumerate(self._workers) if len(worker.expected_s) < self._depth]
+        open_to_more = [i for i, worker in enumerate(self._workers) if len(worker.expected_s) < self.depth]
         return min(
             open_to_more,
             key=lambda i: max(now_s, self._workers[i].free_at_s) if self._workers[i].expected_s else now_s,

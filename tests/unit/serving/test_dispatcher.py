@@ -276,6 +276,21 @@ async def test_what_the_model_took_is_learnt_and_waiting_for_locks_is_not(house:
     assert house.lane.scheduler.latency.slowdown == pytest.approx(1.0)
 
 
+async def test_what_a_worker_is_kept_by_besides_the_model_is_learnt(make_house: MakeHouse) -> None:
+    class Held(FakeBackend):
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+            execution = await super().run(model, variant, inputs, budget_s)
+            return Execution(execution.outputs, execution.compute_s, service_s=-0.010)
+
+    learnt = []
+    for depth in (1, 2):
+        house = make_house(Held(depth=depth))
+        await house.call(1)
+        learnt.append(house.lane.scheduler.hand_over_s)
+    assert learnt[0] > 0
+    assert learnt[1] == 0, "the next batch waits at the worker already"
+
+
 class SplitsBadly(dict[str, np.ndarray]):
     """Outputs whose reading fails: a defect behind the backend."""
 

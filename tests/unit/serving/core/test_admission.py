@@ -87,6 +87,12 @@ def test_a_promise_that_is_lost_already_does_not_close_the_door() -> None:
     assert door(request(5, ANY), lost) == Admitted()
 
 
+def test_a_promise_that_will_hardly_be_kept_is_still_in_the_way() -> None:
+    late = request(3, ANY, rows=2)  # 4 ms of work: late, if by little, and nobody drops it before it has been tried
+    assert door(request(5, ANY), late) != Admitted()
+    assert door(request(6, ANY), late) == Admitted()
+
+
 def test_bytes_are_bounded_before_work_is_looked_at() -> None:
     held = request(50, ANY, size_bytes=700)
     assert door(request(50, ANY, size_bytes=300), held) == Admitted()
@@ -105,10 +111,10 @@ def test_admitting_never_breaks_a_promise(
     plan = FallbackPlan(exact_model(family), [v.knee_rows for v in family])
     waiting = [request(deadline_ms, allowed, rows=rows) for deadline_ms, rows in sorted(drawn)]
     newcomer = request(new[0], allowed, rows=new[1])
-    before = plan.misses(waiting, 0.0, [0.0] * workers)
+    before = plan.misses(waiting, 0.0, [0.0] * workers, keep_late=True)
     verdict = door(newcomer, *waiting, free_at_s=[0.0] * workers, family=family)
     at = sum(r.deadline_s <= newcomer.deadline_s for r in waiting)
-    after = plan.misses([*waiting[:at], newcomer, *waiting[at:]], 0.0, [0.0] * workers)
+    after = plan.misses([*waiting[:at], newcomer, *waiting[at:]], 0.0, [0.0] * workers, keep_late=True)
     if isinstance(verdict, Admitted):
         assert after.count <= before.count
     else:

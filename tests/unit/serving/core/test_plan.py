@@ -125,6 +125,37 @@ def test_the_plan_agrees_with_plain_lists(
     assert plan.misses(queue.requests, 0.002, free_at_s).count == missed
 
 
+def test_a_worker_needs_its_time_between_two_batches() -> None:
+    waiting = queue_of(2, 5)  # a batch of 2 ms each
+    assert plan_of().misses(waiting, 0.0, [0.0], hand_over_s=0.001) is NO_MISSES
+    late = plan_of().misses(waiting, 0.0, [0.0], hand_over_s=0.002)
+    assert (late.count, late.late_s) == (1, pytest.approx(0.001))
+
+
+def test_the_far_end_of_a_long_queue_needs_it_too() -> None:
+    plan, long_queue = plan_of(), EdfQueue()
+    for _ in range(200):  # 50 batches of 4 ms
+        each = request(260, ALL)
+        long_queue.push(each, plan.work_s(each))
+    backlog = plan.backlog(long_queue)
+
+    def missed(hand_over_s: float) -> int:
+        return plan.misses(long_queue.requests, 0.0, [0.0], hand_over_s=hand_over_s, alike=True, backlog=backlog).count
+
+    assert missed(0.001) == 0
+    assert missed(0.002) > 0
+
+
+def test_what_is_late_may_be_kept_in_its_place() -> None:
+    plan = plan_of((view(0, 0.6, (2, 4, 8, 16), knee_rows=1),))
+    waiting = queue_of(3, 3, 5)  # 2 ms each: the second is late
+    assert plan.misses(waiting, 0.0, [0.0]).count == 1
+    kept = plan.misses(waiting, 0.0, [0.0], keep_late=True)
+    assert (kept.count, kept.last) == (2, True)
+    # Nobody begins with one whose time is over.
+    assert plan.misses(queue_of(1, 5, 5), 0.001, [0.0], keep_late=True).count == 1
+
+
 @given(families(), st.lists(st.integers(1, 40), max_size=20), frees)
 def test_the_short_cut_for_requests_that_are_alike_changes_nothing(
     family: tuple[VariantView, ...], deadlines_ms: list[int], free_at_s: list[float]
