@@ -19,9 +19,8 @@ Kind = Literal["steady", "step", "ramp", "mixed", "scenario"]
 BUDGET_MS: Mapping[str, float] = MappingProxyType({"fashion": 20.0, "text": 20.0})
 """Latency budget of the demo families in the grid; of others, the family's default budget."""
 OVERLOADS = (1.0, 1.15, 1.3)
-OVERLOAD_RUN = 3
-"""So many times longer runs above the capacity: a queue that starts empty and grows by the excess alone takes
-1 / (load - 1) budgets to fill, and flatters until then whoever serves it."""
+LONGEST = 4.0
+"""Most times that a run near or above the capacity is longer than others."""
 START = 0.5
 """Where steps and ramps start, as a share of the load at which the most accurate variant is full."""
 STEP_FACTOR, STEP_PEAK = 10.0, 0.9
@@ -55,8 +54,8 @@ class Grid:
     mixed_loads: tuple[float, ...]
     """Of the load at which the most accurate variant is full."""
     budgets: float
-    """Latency budgets a run should last: what is queued, learnt and forgotten goes by the budget. Above the capacity
-    `OVERLOAD_RUN` times as many, of as many more requests."""
+    """Latency budgets a run should last: what is queued, learnt and forgotten goes by the budget. Near and above the
+    capacity it is up to `LONGEST` times as many, of as many more requests."""
     least: int
     most: int
     """Requests of a run, whatever its budgets say."""
@@ -106,8 +105,8 @@ def grid_cells(grid: Grid, family: Served, budget_ms: float, workers: int) -> li
     usual_s = grid.budgets * budget_ms / 1e3
     cells = []
     for kind, name, arrivals in _arrivals(grid, full_at, usual_s):
-        longer = OVERLOAD_RUN if kind == "steady" and arrivals["load"] > 1 else 1
-        lasts_s, most = usual_s * longer, grid.most * longer
+        longer = _longer(arrivals["load"]) if kind == "steady" else 1.0
+        lasts_s, most = usual_s * longer, round(grid.most * longer)
         mixed = _mixed(family, budget_ms) if kind == "mixed" else None
         scenario = _scenario(kind, lasts_s, arrivals, mixed or _plain(family, budget_ms, 1), workers)
         rows = 1
@@ -122,6 +121,16 @@ def grid_cells(grid: Grid, family: Served, budget_ms: float, workers: int) -> li
             told = (load, cv2) if steady else (None, None)
             cells.append(Cell(label, family.name, kind, scenario, noise, *told))
     return cells
+
+
+def _longer(load: float) -> float:
+    """How many times longer than others a run at this load is, so that its ends do not decide.
+
+    Below the capacity: whoever knows that no request follows the last one has a budget of every worker's time for
+    nothing, and the spare time it compares with is (1 - load) of the run. Above: a queue that starts empty and grows
+    by the excess takes 1 / (load - 1) budgets to fill, and flatters until then whoever serves it.
+    """
+    return min(LONGEST, 1 / (1 - load)) if load < 1 else LONGEST
 
 
 def _arrivals(grid: Grid, full_at: float, lasts_s: float) -> Iterator[tuple[Kind, str, dict[str, Any]]]:
