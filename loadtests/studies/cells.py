@@ -26,6 +26,8 @@ START = 0.5
 STEP_FACTOR, STEP_PEAK = 10.0, 0.9
 RAMP_PEAK = 1.1
 MIXED_CV2 = 2.0
+_CHANGING = ("step", "ramp")
+"""They come near the capacity, or pass it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def grid_cells(grid: Grid, family: Served, budget_ms: float, workers: int) -> li
     usual_s = grid.budgets * budget_ms / 1e3
     cells = []
     for kind, name, arrivals in _arrivals(grid, full_at, usual_s):
-        longer = _longer(arrivals["load"]) if kind == "steady" else 1.0
+        longer = LONGEST if kind in _CHANGING else _longer(arrivals["load"])
         lasts_s, most = usual_s * longer, round(grid.most * longer)
         mixed = _mixed(family, budget_ms) if kind == "mixed" else None
         scenario = _scenario(kind, lasts_s, arrivals, mixed or _plain(family, budget_ms, 1), workers)
@@ -140,10 +142,10 @@ def _arrivals(grid: Grid, full_at: float, lasts_s: float) -> Iterator[tuple[Kind
             yield "steady", f"load {load:g} cv2 {cv2:g}", _gaps(load, cv2)
     start = min(START * full_at, STEP_PEAK / 2)
     factor = min(STEP_FACTOR, STEP_PEAK / start)
-    step = [_phase(lasts_s / 3, each, each) for each in (1.0, factor, 1.0)]
+    step = [_phase(LONGEST * lasts_s / 3, each, each) for each in (1.0, factor, 1.0)]
     yield "step", "step", _gaps(start, 1.0) | {"phases": step}
     low = start / RAMP_PEAK
-    ramp = [_phase(lasts_s / 2, low, 1.0), _phase(lasts_s / 2, 1.0, low)]
+    ramp = [_phase(LONGEST * lasts_s / 2, low, 1.0), _phase(LONGEST * lasts_s / 2, 1.0, low)]
     yield "ramp", "ramp", _gaps(RAMP_PEAK, 1.0) | {"phases": ramp}
     for share in grid.mixed_loads:
         yield "mixed", f"mixed {share:g}", _gaps(share * full_at, MIXED_CV2)
