@@ -17,7 +17,7 @@ def test_the_live_scenarios_need_no_capacity(name):
 
 def test_policies_meet_the_same_requests_of_each_seed(tmp_path):
     file = tmp_path / "s.toml"
-    file.write_text((SCENARIOS / "live-steady.toml").read_text().replace("duration_s = 60", "requests = 300"))
+    file.write_text((SCENARIOS / "live-steady.toml").read_text().replace("duration_s = 30", "requests = 300"))
     (first, second) = run_simulated(sidebyside.POLICIES, read_scenario(file), (1, 2), sidebyside.DEMO, ())
     assert set(first.policies) == set(sidebyside.POLICIES)
     assert first.requests == second.requests == 300
