@@ -5,7 +5,8 @@ import logging
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,26 @@ def publish(out: Path, make: Callable[[Path], Family]) -> Family:
 
 def run_build(build: Callable[[], Family], out: Path) -> int:
     """The exit code of a command that builds: 1 when something it needs is missing or wrong, told in a line."""
-    # The quantizer advises what was done already; the exporter names packages it can do without.
-    for noisy in (None, "torch.onnx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        family = build()
+        with _quiet():
+            family = build()
     except ZooError as error:
         print(error, file=sys.stderr)
         return 1
     total = sum(variant.size_bytes for variant in family.variants)
     print(f"{len(family.variants)} variants, {total:,} bytes: {out / MANIFEST_NAME}")
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the quantizer advises, which was done already, and the packages the exporter can do without."""
+    noisy = [logging.getLogger(name) for name in (None, "torch.onnx")]
+    levels = [logger.level for logger in noisy]
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)

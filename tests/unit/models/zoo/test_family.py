@@ -1,4 +1,5 @@
 import hashlib
+import logging
 
 import numpy as np
 import pytest
@@ -100,3 +101,15 @@ def test_a_build_ends_with_its_sum_or_with_what_is_missing(tmp_path, capsys):
 
     assert run_build(failing, out) == 1
     assert capsys.readouterr().err == "train first\n"
+
+
+def test_a_build_leaves_the_levels_of_the_loggers(tmp_path):
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+
+    def heard():
+        assert all(logger.level == logging.ERROR for logger in loggers)
+        raise BuildError("nothing to build from")
+
+    assert run_build(heard, tmp_path) == 1
+    assert [logger.level for logger in loggers] == levels
