@@ -69,14 +69,15 @@ class LatencyTable:
             return self._seconds[rows - 1]
         return self._seconds[-1] + (rows - known) * self._slope_s
 
-    def least_seconds_per_row(self, within_s: float, most: int) -> float:
+    def least_seconds_per_row(self, within_s: float, most: int, batch_s: float = 0.0) -> float:
         """Least worker-seconds a row can cost in a batch of at most `most` rows that takes no longer than `within_s`.
 
-        A batch of one is always allowed: a variant slower than the limit keeps its real price.
+        Each batch takes `batch_s` besides its rows. A batch of one is always allowed: a variant slower than the limit
+        keeps its real price.
         """
-        best_s = self.seconds(1)
+        best_s = self.seconds(1) + batch_s
         for rows in (*(rows for rows in self.rows if rows < most), most):
-            took_s = self.seconds(rows)
+            took_s = self.seconds(rows) + batch_s
             if took_s <= within_s:
                 best_s = min(best_s, took_s / rows)
         return best_s

@@ -83,6 +83,7 @@ class LookAhead:
         self._plan = FallbackPlan(latency, [v.knee_rows for v in variants])
         self._values: dict[int, CapacityValue] = {}
         self._value_for_s = 0.0
+        self._value_with_s = 0.0
         self._value_without = latency.suspended
 
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
@@ -133,7 +134,8 @@ class LookAhead:
             expected_s = self._latency.mean_s(variant.index, rows)
             gain, certain = self._gain(members, count, rows, expected_s, slack_s)
             calm = len(queue) - count < max(1, fleet.idle)
-            score = gain * variant.accuracy + outlook.value(rows, expected_s * (CALM_PRICE if calm else BUSY_PRICE))
+            spent_s = expected_s + fleet.batch_overhead_s
+            score = gain * variant.accuracy + outlook.value(rows, spent_s * (CALM_PRICE if calm else BUSY_PRICE))
             score -= self._settings.energy_weight * variant.energy_mj_per_row * rows
             candidate = _Candidate(variant, members, sizes, count, expected_s, certain)
             # The score decides. With capacity to spare many batches score alike: then a batch is not larger than
@@ -141,8 +143,7 @@ class LookAhead:
             # all is alike too: while nobody is kept waiting by it the accurate one goes, else the cheap one, and
             # that is what mixes them.
             worth = variant.accuracy if calm else 0.0
-            cost_s = (expected_s + fleet.batch_overhead_s) / rows
-            return -round(score, 9), rows > share_rows, -worth, cost_s, variant.index, count, candidate
+            return -round(score, 9), rows > share_rows, -worth, spent_s / rows, variant.index, count, candidate
 
         ranked = []
         for variant in self._variants:
@@ -216,32 +217,40 @@ class LookAhead:
         open_s = sum(end_s - max(now_s, at_s) for at_s in fleet.free_at_s if at_s < end_s)
         expected = fleet.arrival_rate * horizon_s
         return _Outlook(
-            self._hull(horizon_s, int((queue.rows + expected * FILLING) / len(fleet.free_at_s))),
+            self._hull(
+                horizon_s, int((queue.rows + expected * FILLING) / len(fleet.free_at_s)), fleet.batch_overhead_s
+            ),
             queue.rows + expected,
             open_s,
             self._settings.utilization * fleet.share,
             self._latency.slowdown,
         )
 
-    def _hull(self, horizon_s: float, rows_a_worker: int) -> CapacityValue:
+    def _hull(self, horizon_s: float, rows_a_worker: int, overhead_s: float) -> CapacityValue:
         """The hull at table prices: the outlook divides capacity by the slowdown instead of raising every price.
 
         What a row costs depends on the batches there is something to fill with: the rows that wait for each worker
         and those that come in `FILLING` of the horizon. At the price of full batches the few rows of a slow stream
-        would be given more than there is time for.
+        would be given more than there is time for. What each batch takes besides its rows is in the price too: without
+        it single rows looked as cheap as full batches, and a gateway that was late with everything sent ever more of them.
         """
-        within_s = horizon_s / self._latency.slowdown
+        within_s, batch_s = horizon_s / self._latency.slowdown, overhead_s / self._latency.slowdown
         suspended = self._latency.suspended
-        if suspended is not self._value_without or abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s:
+        if (
+            suspended is not self._value_without
+            or abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s
+            or abs(batch_s - self._value_with_s) > HULL_STALE * self._value_with_s
+        ):
             self._values.clear()
-            self._value_for_s, self._value_without = within_s, suspended
+            self._value_for_s, self._value_with_s, self._value_without = within_s, batch_s, suspended
         level = rows_a_worker.bit_length()
         value = self._values.get(level)
         if value is None:
             most = 1 << max(0, level - 1)
             value = CapacityValue(
                 (
-                    v.table.least_seconds_per_row(within_s, min(most, v.knee_rows)) * self._latency.relative(v.index),
+                    v.table.least_seconds_per_row(within_s, min(most, v.knee_rows), batch_s)
+                    * self._latency.relative(v.index),
                     v.accuracy,
                 )
                 for v in self._variants
