@@ -184,6 +184,8 @@ def test_the_price_of_a_row_is_that_of_the_batches_there_is_something_to_fill_wi
     assert table.least_seconds_per_row(1.0, 1) == 0.004
     assert table.least_seconds_per_row(1.0, 3) == pytest.approx(0.0055 / 3)
     assert table.least_seconds_per_row(1.0, 8) == 0.001
+    assert table.least_seconds_per_row(1.0, 1, batch_s=0.002) == 0.006
+    assert table.least_seconds_per_row(1.0, 8, batch_s=0.002) == pytest.approx(0.010 / 8)
 
 
 def here_and_elsewhere() -> LatencyModel:

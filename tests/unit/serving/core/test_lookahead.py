@@ -119,6 +119,17 @@ def test_a_batch_is_not_larger_than_its_share_of_the_idle_workers() -> None:
     assert len(dispatched(decide(*waiting, fleet=many)).requests) == 1
 
 
+def test_what_a_batch_takes_besides_its_rows_makes_larger_ones_pay_in_a_rush() -> None:
+    flat = (view(0, 0.6, (1, 2, 4, 8), knee_rows=8),)
+    waiting = [request(200, choice(0)) for _ in range(8)]
+    rush = FleetSnapshot(idle=4, free_at_s=(0.0,) * 4, arrival_rate=3000.0, horizon_s=0.2)
+    assert len(dispatched(decide(*waiting, fleet=rush, family=flat)).requests) == 2, (
+        "a fair share, where nothing is lost"
+    )
+    dear = replace(rush, batch_overhead_s=0.003)
+    assert len(dispatched(decide(*waiting, fleet=dear, family=flat)).requests) == 8
+
+
 def test_only_who_may_share_does() -> None:
     free_rides = (view(0, 0.6, (1, 1, 1, 1), knee_rows=4), view(1, 0.6, (2, 4, 8, 16), knee_rows=4))
     head = request(40, choice(SMALL), group="a")
