@@ -232,7 +232,7 @@ class LookAhead:
         What a row costs depends on the batches there is something to fill with: the rows that wait for each worker
         and those that come in `FILLING` of the horizon. At the price of full batches the few rows of a slow stream
         would be given more than there is time for. What each batch takes besides its rows is in the price too: without
-        it single rows looked as cheap as full batches, and a gateway that was late with everything sent ever more of them.
+        it single rows looked as cheap as full batches, and a gateway late with everything sent ever more of them.
         """
         within_s, batch_s = horizon_s / self._latency.slowdown, overhead_s / self._latency.slowdown
         suspended = self._latency.suspended
