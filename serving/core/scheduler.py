@@ -23,10 +23,6 @@ MIN_HORIZON_S = 1e-3
 OVERHEAD_WEIGHT = 0.05
 """Weight of the newest answer in the overhead: about the last twenty count."""
 OVERHEAD_STEP_S = 0.0005
-OVERHEAD_QUANTILE = 0.95
-"""Share of the answers that stay within the overhead. Steps up and down balance there, as for variants elsewhere."""
-OVERHEAD_STEP = 0.1
-"""Largest step of the overhead, as a share of it."""
 RELAX_AFTER_S = 0.25
 """Refusing for so long without a finished batch, the scheduler begins to doubt what made it refuse. Otherwise one
 bad moment could close the door for good: who refuses everything learns nothing."""
@@ -287,14 +283,12 @@ class Scheduler:
         return ratio
 
     def observe_overhead(self, seconds: float) -> None:
-        """Learn what an answer spends in the gateway besides the queue and the model: what most stay within.
+        """Learn what an answer spends in the gateway besides the queue and the model.
 
-        A busy loop keeps some answers for milliseconds and others not at all. With room for the mean alone, a twentieth
-        came late by a little as soon as queues used their slack. Steps are small, whatever was seen: a single stall (a
-        collection, a preemption) may not close the door to tight budgets.
+        A single stall (a collection, a preemption) may not close the door to tight budgets: what is far
+        above the usual counts as a step above it.
         """
-        step = OVERHEAD_QUANTILE if seconds > self.overhead_s else OVERHEAD_QUANTILE - 1
-        self.overhead_s = max(0.0, self.overhead_s + OVERHEAD_STEP * step * max(self.overhead_s, OVERHEAD_STEP_S))
+        self.overhead_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.overhead_s)
 
     def observe_hand_over(self, seconds: float) -> None:
         """Learn how long a worker was kept by a batch besides the model; as cautiously as the overhead."""

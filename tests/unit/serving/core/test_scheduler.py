@@ -1,6 +1,5 @@
 from dataclasses import replace
 from math import exp, inf
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -152,18 +151,7 @@ def test_a_stall_moves_the_overhead_by_a_step_only() -> None:
     assert scheduler.overhead_s <= OVERHEAD_STEP_S
     for _ in range(500):
         scheduler.observe_overhead(0.002)
-    assert scheduler.overhead_s == pytest.approx(0.002, rel=0.1)
-
-
-def test_the_overhead_is_what_most_answers_stay_within() -> None:
-    scheduler, rng = scheduler_of(small_and_large()), Random(1)
-    took_s = [rng.expovariate(1 / 0.001) for _ in range(4000)]
-    for each_s in took_s:
-        scheduler.observe_overhead(each_s)
-    assert 0.9 < sum(each_s <= scheduler.overhead_s for each_s in took_s) / len(took_s) < 0.99
-    for _ in range(1000):
-        scheduler.observe_overhead(0.0)
-    assert scheduler.overhead_s < 0.0001
+    assert scheduler.overhead_s == pytest.approx(0.002, rel=0.01)
 
 
 def test_observing_returns_observed_over_predicted() -> None:
