@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serving.core.edf import EdfQueue
-from serving.core.plan import FallbackPlan
+from serving.core.plan import Backlog, FallbackPlan, Misses
 from serving.core.request import Request
 
 
@@ -55,34 +55,26 @@ def admit(
     with_it = [*waiting[:at], request, *waiting[at:]]
     backlog = plan.backlog(queue)
     fuller = backlog.merged(at, plan.backlog_of(request))
-    missed = plan.misses(
-        with_it,
-        now_s,
-        free_at_s,
-        ratio=ratio,
-        overhead_s=overhead_s,
-        hand_over_s=hand_over_s,
-        alike=alike,
-        backlog=fuller,
-        keep_late=True,
-    )
-    if not missed.count:
-        return _ADMITTED
-    newcomer_misses = missed.last and at == len(waiting)
-    if not newcomer_misses:
-        without_it = plan.misses(
-            waiting,
+
+    def missing(requests: Sequence[Request], work: Backlog) -> Misses:
+        return plan.misses(
+            requests,
             now_s,
             free_at_s,
             ratio=ratio,
             overhead_s=overhead_s,
             hand_over_s=hand_over_s,
             alike=alike,
-            backlog=backlog,
+            backlog=work,
             keep_late=True,
         )
-        if missed.count <= without_it.count:
-            return _ADMITTED
+
+    missed = missing(with_it, fuller)
+    if not missed.count:
+        return _ADMITTED
+    newcomer_misses = missed.last and at == len(waiting)
+    if not newcomer_misses and missed.count <= missing(waiting, backlog).count:
+        return _ADMITTED
     # On an idle gateway it would have stood here `door_s` after its receipt.
     calm_s = request.arrival_s + door_s
     alone = plan.misses([request], calm_s, [calm_s], ratio=ratio, overhead_s=overhead_s)

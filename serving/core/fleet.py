@@ -42,7 +42,7 @@ class FleetSnapshot:
     horizon_s: float = 0.1
     """How far ahead capacity is weighed: about one latency budget."""
     batch_overhead_s: float = 0.0
-    """Processor time a batch costs besides the model."""
+    """Worker time a batch takes besides the model: as it was learnt, else as assumed of the backend."""
     overhead_s: float = 0.0
     """Time an answer spends in the gateway besides the queue and the model."""
     share: float = 1.0

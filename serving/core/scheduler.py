@@ -130,7 +130,8 @@ class Scheduler:
         """From receipt to the door, on an idle gateway: reading the request."""
         self.overhead_s = 0.0
         self.hand_over_s = self.options.batch_overhead_s
-        """What a worker spends on a batch besides the model: until the gateway has seen its end and sends the next."""
+        """Worker time a batch takes besides the model, until the gateway has seen its end and sends the next. As assumed
+        of the backend until it is seen; where the next batch waits at the worker it is not seen."""
 
     def offer(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
         """Admit the request to the queue, or refuse it at the door because of the work ahead."""
