@@ -130,8 +130,9 @@ class Scheduler:
         """From receipt to the door, on an idle gateway: reading the request."""
         self.overhead_s = 0.0
         self.hand_over_s = self.options.batch_overhead_s
-        """Worker time a batch takes besides the model, until the gateway has seen its end and sends the next. As assumed
-        of the backend until it is seen; where the next batch waits at the worker it is not seen."""
+        """Worker time a batch takes besides the model, until the gateway has seen its end and sends the next.
+
+        As assumed of the backend until it is seen; where the next batch waits at the worker it never is."""
 
     def offer(self, request: Request, now_s: float, free_at_s: Sequence[float]) -> Admitted | Rejected:
         """Admit the request to the queue, or refuse it at the door because of the work ahead."""
