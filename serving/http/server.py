@@ -18,6 +18,8 @@ from serving.http.limits import HttpLimits
 from serving.http.protocol import Guard, GuardedProtocol
 
 _POLL_S = 0.02
+_HELD_UP_S = 0.2
+"""Between two polls that should be `_POLL_S` apart: the host had no time for this process."""
 
 _logger = logging.getLogger("gearshift.http")
 
@@ -70,19 +72,23 @@ class HttpServer:
         for connection in self.connections:
             connection.begin_drain()
 
-    async def drain(self, grace_s: float, *, linger_s: float = 0.3) -> DrainSummary:
+    async def drain(self, grace_s: float, *, linger_s: float = 1.0) -> DrainSummary:
         """Stop without losing a request, in at most about `grace_s`; the server is closed afterwards.
 
         Other holders of the socket take over the backlog; a last holder empties it first. Every answer from now on
         says `Connection: close`. A connection that says nothing for `linger_s` is closed: a request sent in that very
         round trip, on an idle keep-alive connection, is the one that HTTP/1.1 gives no way to save (clients retry it).
+        Where this loop itself was held up, so perhaps was the caller on the same host: its silence counts from then.
         """
         give_up_s = self._clock() + grace_s
         answered = self._state.total_requests
         self.begin_leaving()
+        last_s = self._clock()
         await self._doorkeeper.leave(give_up_s)
-        while self._state.connections and self._clock() < give_up_s:
-            now_s = self._clock()
+        while self._state.connections and (now_s := self._clock()) < give_up_s:
+            if now_s - last_s > _HELD_UP_S:
+                self._guard.draining_since_s = now_s
+            last_s = now_s
             for connection in self.connections:
                 connection.close_if_idle(now_s, linger_s)
             await asyncio.sleep(_POLL_S)

@@ -264,6 +264,23 @@ async def test_idle_connections_may_ask_once_more_during_the_linger(serve: Serve
         assert await draining == DrainSummary(finished=1, aborted=0)
 
 
+async def test_the_silence_of_a_host_that_stood_still_is_held_against_nobody(serve: Serve) -> None:
+    stood_still_s = 0.0
+    server = await serve(clock=lambda: time.monotonic() + stood_still_s)
+    async with client(server) as (reader, writer):
+        writer.write(GET)
+        await head(reader)
+        draining = asyncio.create_task(server.drain(100.0, linger_s=2.0))
+        await until(lambda: server._guard.draining_since_s)
+        began_s = server._guard.draining_since_s
+        stood_still_s = 30.0
+        await until(lambda: server._guard.draining_since_s != began_s)
+        assert server.connections
+        writer.write(GET)
+        assert closes(await head(reader))
+        assert (await draining).finished == 1
+
+
 async def test_what_is_not_done_at_the_end_of_the_grace_period_is_cut_and_counted(serve: Serve) -> None:
     held = Held()
     server = await serve(held)
