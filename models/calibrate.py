@@ -73,26 +73,37 @@ def profile_family(
     if known is not None:
         return known
     profiles = {}
+    measuring: dict[str, Measuring] = {}
     with _alone(cache_dir):
-        for variant in (v for v in family.variants if v.cascade is None):
-            place = cache_dir / f"{fingerprint(variant, family.inputs)}.json"
-            profile = None if refresh else _remembered(place, variant)
-            if profile is None:
-                progress(f"measuring {family.name} {variant.name}")
+        own = [variant for variant in family.variants if variant.cascade is None]
+        places = {variant.name: cache_dir / f"{fingerprint(variant, family.inputs)}.json" for variant in own}
+        for variant in own:
+            known_one = None if refresh else _remembered(places[variant.name], variant)
+            if known_one is not None:
+                profiles[variant.name] = known_one
+        unknown = [variant for variant in own if variant.name not in profiles]
+        for turn in range(TURNS):
+            for variant in tuple(unknown):
                 try:
-                    profile = _measure_now(runner_of(variant), family, duty)
-                    _store(place, profile)
+                    if turn:
+                        measuring[variant.name].turn()
+                        continue
+                    progress(f"measuring {family.name} {variant.name}")
+                    measuring[variant.name] = _begin(runner_of(variant), family, duty)
                 except VariantLost as error:
                     progress(f"{family.name} {variant.name} does not answer: {error}")
-                    profile = ASSUMED_REMOTE
-            profiles[variant.name] = _with_energy(profile, watts_per_core)
-    return _with_cascades(family, profiles)
+                    unknown.remove(variant)
+        for name in (variant.name for variant in unknown):
+            profiles[name] = measuring[name].profile()
+            _store(places[name], profiles[name])
+    found = {v.name: _with_energy(profiles.get(v.name, ASSUMED_REMOTE), watts_per_core) for v in own}
+    return _with_cascades(family, found)
 
 
-def _measure_now(runner: Runner, family: Family, duty: float) -> LatencyProfile:
+def _begin(runner: Runner, family: Family, duty: float) -> "Measuring":
     if isinstance(runner, RemoteModel):
         runner.check()
-    return measure(runner, family, within_s=family.default_budget.latency_ms / 1e3 * LONGEST_SHARE, duty=duty)
+    return Measuring(runner, family, within_s=family.default_budget.latency_ms / 1e3 * LONGEST_SHARE, duty=duty)
 
 
 def _with_cascades(family: Family, profiles: dict[str, LatencyProfile]) -> dict[str, LatencyProfile]:
@@ -129,30 +140,41 @@ def known_profiles(family: Family, *, cache_dir: Path, watts_per_core: float) ->
     return _with_cascades(family, profiles)
 
 
-def measure(runner: Runner, family: Family, *, within_s: float, duty: float = 1.0) -> LatencyProfile:
-    """Service time by batch size with one batch at a time.
+class Measuring:
+    """Service time of one variant by batch size, one batch at a time.
 
     Sizes double until a batch takes longer than `within_s` (larger ones could not meet the usual budget) or
-    throughput has stopped growing. They are measured in turns, so that a busy moment of the host touches all
-    alike, and the least of each turn counts, so that it touches none: what load adds later is learnt while serving.
+    throughput has stopped growing. They are measured in turns, all variants of a family before the next one, so that
+    a busy moment of the host touches all alike; the least of each turn counts, and the median of the turns, so that it
+    touches none: what load adds later is learnt while serving.
     """
-    limit = family.max_batch_rows if family.batchable else 1
-    sizes: list[int] = []
-    first: list[float] = []
-    for rows in (size for size in BATCH_ROWS if size <= limit):
-        sizes.append(rows)
-        first.append(least_seconds(runner, random_inputs(family.inputs, rows), duty))
-        if first[-1] > within_s or _past_the_knee(sizes, first):
-            break
-    turns = [
-        first,
-        *(
-            [least_seconds(runner, random_inputs(family.inputs, rows), duty) for rows in sizes]
-            for _ in range(TURNS - 1)
-        ),
-    ]
-    medians = tuple(statistics.median(turn[at] for turn in turns) for at in range(len(sizes)))
-    return LatencyProfile(rows=tuple(sizes), seconds=medians)
+
+    def __init__(self, runner: Runner, family: Family, *, within_s: float, duty: float = 1.0) -> None:
+        """Takes the first turn, which finds out the sizes."""
+        self._runner = runner
+        self._inputs = family.inputs
+        self._duty = duty
+        limit = family.max_batch_rows if family.batchable else 1
+        self._rows: list[int] = []
+        first: list[float] = []
+        for rows in (size for size in BATCH_ROWS if size <= limit):
+            self._rows.append(rows)
+            first.append(self._least_s(rows))
+            if first[-1] > within_s or _past_the_knee(self._rows, first):
+                break
+        self._turns = [first]
+
+    def turn(self) -> None:
+        """Measure every size once more."""
+        self._turns.append([self._least_s(rows) for rows in self._rows])
+
+    def profile(self) -> LatencyProfile:
+        """What the turns until now say."""
+        medians = tuple(statistics.median(times) for times in zip(*self._turns, strict=True))
+        return LatencyProfile(rows=tuple(self._rows), seconds=medians)
+
+    def _least_s(self, rows: int) -> float:
+        return least_seconds(self._runner, random_inputs(self._inputs, rows), self._duty)
 
 
 def least_seconds(runner: Runner, inputs: dict[str, Tensor], duty: float = 1.0) -> float:

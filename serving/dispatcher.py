@@ -253,6 +253,7 @@ class Dispatcher:
         inputs = merge([request.payload.inputs for request in requests], lane.paddings)
         patience_s = max(request.deadline_s for request in requests) - started_s
         budget_s = _budget_s(lane, batch, requests, started_s, patience_s)
+        crowd = self.workers.crowd
         trace = None
         if self._tracer is not None:
             members = [request.payload for request in requests]
@@ -270,7 +271,7 @@ class Dispatcher:
         finished_s = self._clock()
         if variant.elsewhere:
             self._remotes[lane].succeeded(batch.variant)
-        lane.count_batch(batch.variant, total, execution, finished_s)
+        lane.count_batch(batch.variant, total, execution, finished_s, crowd)
         if self._backend.depth == 1:  # else the next batch waits at the worker already
             lane.scheduler.observe_hand_over(finished_s - started_s - execution.service_s)
         parts = _split(lane, execution.outputs, rows)

@@ -59,15 +59,17 @@ class Lane:
         self.key = f"{family.name}/{family.version}"
         self.weight = settings.weights.get(family.name, 1.0)
         """What it may count on of the workers, relative to other models."""
-        self.variants = view_variants(family, profiles, batch_overhead_s)
+        views = view_variants(family, profiles, batch_overhead_s)
         policy = policy_of(settings)
         options = SchedulerOptions(
             max_queue_bytes, settings.plan_quantile, batch_overhead_s, policy.admission, demand or DemandOptions()
         )
         try:
-            self.scheduler = Scheduler(self.variants, policy.make, options)
+            self.scheduler = Scheduler(views, policy.make, options)
         except PolicyError as error:
             raise ConfigError(f"setting scheduler.policy, model '{family.name}': {error}") from error
+        self.variants = self.scheduler.variants
+        self._revision = 0
         self.accuracy_known = family.variants[0].accuracy is not None
         self.free_axes = any(-1 in spec.shape[1:] for spec in family.inputs)
         """Whether shapes behind the rows may differ between requests, so that not all can share a batch."""
@@ -172,11 +174,15 @@ class Lane:
         """Account for a batch that an endpoint did not answer."""
         self._counter("gearshift_remote_failures_total", self.variants[variant].name).value += 1
 
-    def count_batch(self, variant: int, rows: int, execution: Execution, now_s: float) -> None:
-        """Learn from a batch that finished at `now_s`, and account for it."""
+    def count_batch(self, variant: int, rows: int, execution: Execution, now_s: float, crowd: float = 0.0) -> None:
+        """Learn from a batch that finished at `now_s`, and account for it. `crowd`: see `Scheduler.observe`."""
         name = self.variants[variant].name
         expected_s = self._expected_s(variant, rows, execution)
-        ratio = self.scheduler.observe(variant, rows, execution.service_s, now_s, expected_s)
+        took_s = execution.service_s
+        ratio = self.scheduler.observe(variant, rows, took_s, now_s, expected_s=expected_s, crowd=crowd)
+        if self._revision != self.scheduler.latency.revision:
+            self._revision = self.scheduler.latency.revision
+            self.eligibility.cache_clear()
         self._error_ratio.observe(ratio)
         self._histogram("gearshift_compute_duration_seconds", name).observe(execution.compute_s)
         self._histogram("gearshift_batch_rows", name).observe(rows)

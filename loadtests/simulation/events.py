@@ -10,7 +10,7 @@ from loadtests.durations import Sampler, uniforms
 from loadtests.simulation.gateway import Gateway, open_gateways
 from loadtests.simulation.pool import Batch, Pool
 from loadtests.simulation.records import CODE, Records
-from loadtests.simulation.served import Eligibilities, Served
+from loadtests.simulation.served import Served
 from loadtests.simulation.setting import Assumptions, Fleet
 from loadtests.workload import Call
 from serving.core.admission import Admitted
@@ -42,7 +42,6 @@ class Simulation:
         self._served = tuple(served)
         self._fleet = fleet
         self._numbers = {family.name: number for number, family in enumerate(self._served)}
-        self._eligibilities = [Eligibilities(family) for family in self._served]
         self._samplers = [
             Sampler(
                 family.durations,
@@ -104,7 +103,9 @@ class Simulation:
         model = self._numbers[call.model]
         kind = self.kinds.setdefault(call.kind, len(self.kinds))
         number = self.records.arrived(at_s, kind, model, rows)
-        allowed = self._eligibilities[model].of(budget, rows)
+        gateways = self._open
+        gateway = gateways[0] if len(gateways) == 1 else gateways[int(next(self._at_random) * len(gateways))]
+        allowed = gateway.eligibilities[model].of(budget, rows)
         if allowed is None:
             self.records.refused_for_ever(number)
             return
@@ -117,8 +118,6 @@ class Simulation:
             size_bytes=rows * self._served[model].row_bytes,
             payload=number,
         )
-        gateways = self._open
-        gateway = gateways[0] if len(gateways) == 1 else gateways[int(next(self._at_random) * len(gateways))]
         if not self._parse_s:
             self._offer(gateway, model, request)
             return
@@ -206,6 +205,7 @@ class Simulation:
             booked=gateway.workers.start(now_s, decision.expected_s + gateway.schedulers[model].hand_over_s),
             decided_s=now_s,
         )
+        batch.crowd = gateway.workers.crowd
         gateway.shares.charge(model, decision.expected_s, len(gateway.workers), now_s)
         batch.worker = gateway.route.choose(batch, now_s)
         reach_s = now_s
@@ -246,7 +246,7 @@ class Simulation:
         gateway, now_s = self._gateways[batch.gateway], self._now_s
         self.ended_s = now_s
         scheduler = gateway.schedulers[batch.model]
-        scheduler.observe(batch.variant, batch.rows, batch.service_s, now_s)
+        scheduler.observe(batch.variant, batch.rows, batch.service_s, now_s, crowd=batch.crowd)
         if gateway.workers.depth == 1:
             scheduler.observe_hand_over(now_s - batch.decided_s - batch.service_s)
         gateway.workers.finish(batch.booked, now_s)

@@ -5,7 +5,7 @@ from math import inf
 
 from loadtests.durations import uniforms
 from loadtests.simulation.pool import Booked, Host, Pool, TwoChoices
-from loadtests.simulation.served import Served
+from loadtests.simulation.served import Eligibilities, Served
 from loadtests.simulation.setting import Assumptions, Fleet
 from serving.core.demand import DemandOptions
 from serving.core.policies.registry import NamedPolicy
@@ -20,13 +20,17 @@ SPLIT_DEPTH = 2
 class Gateway:
     """One gateway: its schedulers, its bookings, its event loop."""
 
-    __slots__ = ("armed_s", "due_s", "loop_free_s", "number", "pool", "route", "schedulers", "shares", "workers")
+    __slots__ = (
+        "armed_s", "due_s", "eligibilities", "loop_free_s", "number",
+        "pool", "route", "schedulers", "shares", "workers",
+    )  # fmt: skip
 
     def __init__(
         self, number: int, schedulers: list[Scheduler], workers: Workers, pool: Pool, weights: Sequence[float] = ()
     ) -> None:
         self.number = number
         self.schedulers = schedulers
+        self.eligibilities = [Eligibilities(scheduler) for scheduler in schedulers]
         self.workers = workers
         self.pool = pool
         self.route: Booked | TwoChoices = Booked()

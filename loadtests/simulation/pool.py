@@ -22,6 +22,8 @@ class Batch:
     worker: int = -1
     """The worker it runs on."""
     service_s: float = 0.0
+    crowd: float = 0.0
+    """Share of its gateway's other workers that were busy when it was sent."""
 
 
 class Host:

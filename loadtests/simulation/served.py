@@ -8,6 +8,7 @@ from serving.core.budget import RequestBudget, eligible_variants
 from serving.core.errors import Infeasible, UnknownModel
 from serving.core.fleet import VariantView, view_variants
 from serving.core.request import Eligibility, Reason
+from serving.core.scheduler import Scheduler
 
 ELEMENT_BYTES = 4
 """Of an input's elements: what FP32 takes."""
@@ -58,14 +59,19 @@ def served_family(
 class Eligibilities:
     """One `Eligibility` object for each content, as the lanes of the gateway keep them; each budget is read once."""
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, scheduler: Scheduler) -> None:
+        """What budgets allow of its variants, as fast as it believes them to be."""
+        self._scheduler = scheduler
+        self._revision = scheduler.latency.revision
         self._by_content: dict[tuple[tuple[int, ...], int, Reason], Eligibility] = {}
         # By identity, for a hash of a budget costs more than all the rest; the budget is kept so that its id stays its.
         self._by_budget: dict[tuple[int, int], tuple[RequestBudget, Eligibility | None]] = {}
 
     def of(self, budget: RequestBudget, rows: int) -> Eligibility | None:
         """What the budget allows; None when no variant can ever meet it."""
+        if self._revision != self._scheduler.latency.revision:
+            self._revision = self._scheduler.latency.revision
+            self._by_budget.clear()
         known = self._by_budget.get((id(budget), rows))
         if known is None:
             known = self._by_budget[id(budget), rows] = budget, self._find(budget, rows)
@@ -73,7 +79,7 @@ class Eligibilities:
 
     def _find(self, budget: RequestBudget, rows: int) -> Eligibility | None:
         try:
-            found = eligible_variants(budget, rows, self._served.variants, self._served.name)
+            found = eligible_variants(budget, rows, self._scheduler.variants, "simulated")
         except (Infeasible, UnknownModel):
             return None
         return self._by_content.setdefault((found.variants, found.best, found.reason), found)

@@ -1,7 +1,7 @@
 """What the scheduler may know of variants and workers at the moment it decides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from models.manifest import Family, LatencyProfile
 from serving.core.latency import LatencyModel, LatencyTable
@@ -15,6 +15,7 @@ class VariantView:
     name: str
     known_accuracy: float | None
     table: LatencyTable
+    """As it is believed now: a scheduler's latency model corrects it."""
     knee_rows: int
     """Largest batch worth forming: beyond it a batch only grows slower."""
     energy_mj_per_row: float = 0.0
@@ -77,6 +78,12 @@ def view_variants(
 
 
 def latency_model(variants: tuple[VariantView, ...]) -> LatencyModel:
-    """A fresh latency model over the tables of these variants."""
+    """A fresh latency model over the tables of these variants, which it will correct."""
     elsewhere = [variant.index for variant in variants if variant.elsewhere]
-    return LatencyModel([variant.table for variant in variants], elsewhere=elsewhere)
+    cascades = {variant.index: variant.cascade for variant in variants if variant.cascade is not None}
+    return LatencyModel([variant.table for variant in variants], elsewhere=elsewhere, cascades=cascades)
+
+
+def own_tables(variants: tuple[VariantView, ...]) -> tuple[VariantView, ...]:
+    """The same variants with tables of their own, which a latency model may correct."""
+    return tuple(replace(variant, table=variant.table.copy()) for variant in variants)

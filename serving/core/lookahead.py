@@ -85,6 +85,7 @@ class LookAhead:
         self._value_for_s = 0.0
         self._value_with_s = 0.0
         self._value_without = latency.suspended
+        self._value_at = latency.revision
 
     def decide(self, now_s: float, queue: EdfQueue, fleet: FleetSnapshot) -> Decision:
         """See `Policy.decide`."""
@@ -238,11 +239,13 @@ class LookAhead:
         suspended = self._latency.suspended
         if (
             suspended is not self._value_without
+            or self._latency.revision != self._value_at
             or abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s
             or abs(batch_s - self._value_with_s) > HULL_STALE * self._value_with_s
         ):
             self._values.clear()
-            self._value_for_s, self._value_with_s, self._value_without = within_s, batch_s, suspended
+            self._value_for_s, self._value_with_s = within_s, batch_s
+            self._value_without, self._value_at = suspended, self._latency.revision
         level = rows_a_worker.bit_length()
         value = self._values.get(level)
         if value is None:

@@ -67,11 +67,15 @@ class FallbackPlan:
         """`knees[v]` is the largest batch of variant v, rows."""
         self._latency = latency
         self._knees = tuple(knees)
-        self._full_s = [latency.tables[v].seconds(knee) for v, knee in enumerate(self._knees)]
-        self._price_s = [took_s / knee for took_s, knee in zip(self._full_s, self._knees, strict=True)]
+        self._full_s: list[float] = []
+        self._price_s: list[float] = []
+        self._revision = -1
+        self._look_up_prices()
 
     def work_s(self, request: Request) -> float:
         """Worker-seconds of the request on its cheapest variant in full batches, by the table."""
+        if self._revision != self._latency.revision:
+            self._look_up_prices()
         return request.rows * self._price_s[request.eligibility.variants[0]]
 
     def backlog_of(self, request: Request) -> Backlog:
@@ -81,6 +85,13 @@ class FallbackPlan:
     def backlog(self, queue: EdfQueue) -> Backlog:
         """What `misses` needs to know of a queue to look at its far end as a fluid."""
         return Backlog(queue.works_s, max((self._full_s[v] for v in queue.fallbacks), default=0.0))
+
+    def _look_up_prices(self) -> None:
+        """What full batches take. Of requests that wait, the work stays what it was: it is theirs not for long."""
+        latency = self._latency
+        self._revision = latency.revision
+        self._full_s = [latency.tables[v].seconds(knee) * latency.crowding(v) for v, knee in enumerate(self._knees)]
+        self._price_s = [took_s / knee for took_s, knee in zip(self._full_s, self._knees, strict=True)]
 
     def first_batch(
         self,
@@ -104,10 +115,10 @@ class FallbackPlan:
         sizes = range(1, min(knee, len(requests) - at) + 1) if alike else _sizes(requests, at, variant, knee)
         count = len(sizes)
         latest_s = head.deadline_s - overhead_s + TOLERANCE_S
-        took_s = self._latency.mean_s(variant, sizes[-1]) * ratio
+        took_s = self._latency.full_s(variant, sizes[-1]) * ratio
         while count > 1 and start_s + took_s > latest_s:
             count //= 2
-            took_s = self._latency.mean_s(variant, sizes[count - 1]) * ratio
+            took_s = self._latency.full_s(variant, sizes[count - 1]) * ratio
         return count, took_s
 
     def misses(

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from serving.core.admission import Admitted, Rejected, admit
 from serving.core.demand import Demand, DemandOptions, ModelSignals, Surroundings
 from serving.core.edf import EdfQueue
-from serving.core.fleet import FleetSnapshot, VariantView, latency_model
+from serving.core.fleet import FleetSnapshot, VariantView, latency_model, own_tables
 from serving.core.latency import LatencyModel
 from serving.core.plan import FallbackPlan
 from serving.core.request import Eligibility, Reason, Request
@@ -108,7 +108,7 @@ class Scheduler:
     def __init__(
         self, variants: tuple[VariantView, ...], policy: PolicyFactory, options: SchedulerOptions | None = None
     ) -> None:
-        self.variants = variants
+        self.variants = variants = own_tables(variants)
         self.latency = latency_model(variants)
         self.queue = EdfQueue()
         self.options = options or SchedulerOptions()
@@ -139,6 +139,7 @@ class Scheduler:
         self._count_arrival(request, now_s)
         if not self.queue and max(free_at_s) <= now_s:
             self._door_s += OVERHEAD_WEIGHT * self._step_s(now_s - request.arrival_s, self._door_s)
+        self.latency.attend(crowd_of(free_at_s, now_s))
         verdict = self._judge(request, now_s, free_at_s)
         if isinstance(verdict, Admitted):
             self.queue.push(request, self._plan.work_s(request))
@@ -188,6 +189,7 @@ class Scheduler:
         `idle` batches may start now; `free_at_s` says when each worker that may be counted on becomes
         free, the next to be used first; `share` is the part of their time that is this model's.
         """
+        self.latency.attend(crowd_of(free_at_s, now_s))
         fleet = FleetSnapshot(
             idle=idle,
             free_at_s=tuple(free_at_s),
@@ -269,17 +271,26 @@ class Scheduler:
         best = choice.best if choice.best in left else max(left, key=lambda v: self.variants[v].accuracy)
         return Eligibility(left, best, choice.reason if best == choice.best else "unavailable")
 
-    def observe(self, variant: int, rows: int, seconds: float, now_s: float, expected_s: float | None = None) -> float:
+    def observe(
+        self,
+        variant: int,
+        rows: int,
+        seconds: float,
+        now_s: float,
+        *,
+        expected_s: float | None = None,
+        crowd: float = 0.0,
+    ) -> float:
         """Learn from a batch that finished at `now_s`; returns observed / predicted time.
 
-        `expected_s`: see `LatencyModel.observe`.
+        `expected_s`: see `LatencyModel.observe`. `crowd`: share of the other workers that were busy when it started.
         """
         if now_s - self._learnt_at_s > NOISE_AGE_S:
             self.latency.fade()
         self._learnt_at_s = now_s
         self._closed = None
         self.demand.ran(variant, rows, seconds)
-        ratio = self.latency.observe(variant, rows, seconds, expected_s)
+        ratio = self.latency.observe(variant, rows, seconds, expected_s, crowd)
         if self._learner is not None:
             self._learner.observe(variant, rows, seconds)
         return ratio
@@ -369,6 +380,16 @@ class Scheduler:
             self._seen *= kept
             self._weight_s = window_s - (window_s - self._weight_s) * kept
             self._seen_at_s = now_s
+
+
+def crowd_of(free_at_s: Sequence[float], now_s: float) -> float:
+    """Share of the other workers that are busy, for a batch that starts as soon as one is free."""
+    others = len(free_at_s) - 1
+    busy = 0
+    for at_s in free_at_s:
+        if at_s > now_s:
+            busy += 1
+    return min(1.0, busy / others) if others > 0 else 0.0
 
 
 def _most_lenient(variants: Sequence[VariantView]) -> Eligibility:

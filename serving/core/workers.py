@@ -48,6 +48,12 @@ class Workers:
         """Workers that run a batch."""
         return sum(1 for worker in self._workers if worker.expected_s)
 
+    @property
+    def crowd(self) -> float:
+        """Share of the other workers that are busy, beside one that has just been given a batch."""
+        others = len(self._workers) - 1
+        return min(1.0, (self.busy - 1) / others) if others > 0 else 0.0
+
     def free_at_s(self, now_s: float) -> tuple[float, ...]:
         """When each worker is predicted to be free, never in the past; first the one to get the next batch.
 

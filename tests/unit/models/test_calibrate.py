@@ -11,10 +11,11 @@ from models.calibrate import (
     ASSUMED_REMOTE,
     BATCH_ROWS,
     REMOTE_AGE_S,
+    TURNS,
+    Measuring,
     fingerprint,
     known_profiles,
     least_seconds,
-    measure,
     processor,
     profile_family,
     random_inputs,
@@ -57,6 +58,13 @@ def family(max_batch_rows: int = 256, shape: tuple[int, ...] = (-1, 2)) -> Famil
         for name, digit in (("a", "0"), ("b", "1"))
     )
     return Family(name="m", inputs=(tensor,), outputs=(tensor,), max_batch_rows=max_batch_rows, variants=variants)
+
+
+def measure(session: Session, whole: Family, *, within_s: float, duty: float = 1.0) -> LatencyProfile:
+    measuring = Measuring(session, whole, within_s=within_s, duty=duty)
+    for _ in range(TURNS - 1):
+        measuring.turn()
+    return measuring.profile()
 
 
 ALL_PAY = {rows: 1.0 + rows / 100 for rows in BATCH_ROWS}
@@ -144,15 +152,35 @@ def test_a_profile_holds_for_the_length_it_was_measured_at() -> None:
 
 
 class Sessions:
-    """Hands out timed sessions and keeps for whom."""
+    """Hands out timed sessions, all on one clock, and keeps for whom."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._patch = monkeypatch
+        self._timed = Timed(monkeypatch, ALL_PAY)
         self.asked: list[str] = []
+        self.busy_s: list[tuple[float, float]] = []
+        """From when to when another takes the processor, and every run takes a tenth of a second."""
+        self.ended_s: list[tuple[str, float]] = []
+        """Who ran, and when that was over."""
 
     def __call__(self, variant: Variant) -> Session:
         self.asked.append(variant.name)
-        return Timed(self._patch, ALL_PAY).as_session()
+        return cast("Session", _Run(self, variant.name))
+
+    def run(self, name: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if any(begin_s <= self._timed.now_s < end_s for begin_s, end_s in self.busy_s):
+            self._timed.busy = [100.0]
+        answer = self._timed.run(inputs)
+        self.ended_s.append((name, self._timed.now_s))
+        return answer
+
+
+class _Run:
+    def __init__(self, sessions: Sessions, name: str) -> None:
+        self._sessions = sessions
+        self._name = name
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self._sessions.run(self._name, inputs)
 
 
 @pytest.fixture
@@ -196,6 +224,17 @@ def test_progress_is_told(sessions: Sessions, tmp_path: Path) -> None:
     said: list[str] = []
     profile_family(family(1), sessions, cache_dir=tmp_path, watts_per_core=0, progress=said.append)
     assert said == ["measuring m a", "measuring m b"]
+
+
+def test_a_busy_moment_as_long_as_three_turns_of_one_variant_shows_in_none(sessions: Sessions, tmp_path: Path) -> None:
+    quiet = profiles_of(sessions, tmp_path / "quiet")
+    began_s = sessions.ended_s[-1][1]
+    a_turn_s = 3 * 3 * 0.1  # three sizes, each warmed up and run twice
+    sessions.busy_s = [(began_s, began_s + 3 * a_turn_s)]
+    busy = profiles_of(sessions, tmp_path / "busy")
+    assert sessions.ended_s[-1][1] - began_s > 3 * a_turn_s, "it was in the way"
+    for name in ("a", "b"):
+        assert busy[name].seconds == pytest.approx(quiet[name].seconds)
 
 
 def test_energy_is_processor_time_times_power(sessions: Sessions, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_the_default_budget_is_that_of_the_family(metrics: Metrics) -> None:
     assert lane.default_budget == RequestBudget(0.25, 0.7, 9.0, "energy")
 
 
+def test_what_a_budget_allows_is_asked_again_when_a_table_is_relearnt(metrics: Metrics) -> None:
+    lane = lane_of(metrics)
+    small_s, large_s = (variant.table.seconds(1) for variant in lane.variants)
+    budget = RequestBudget(1.5 * large_s)
+    assert lane.eligibility(budget, 1).variants == (0, 1)
+    for _ in range(40):
+        lane.count_batch(0, 1, Execution({}, small_s, small_s), 0.0)
+        lane.count_batch(1, 1, Execution({}, 3 * large_s, 3 * large_s), 0.0)
+    assert lane.eligibility(budget, 1).variants == (0,)
+
+
 def test_free_axes_keep_requests_apart(metrics: Metrics) -> None:
     free = (TensorSpec(name="x", datatype="FP32", shape=(-1, -1)),)
     assert lane_of(metrics, tagged_family().model_copy(update={"inputs": free})).free_axes

@@ -5,6 +5,7 @@ from loadtests.simulation.served import Eligibilities, served_family
 from serving.core.budget import RequestBudget
 from tests.support.durations import durations_of
 from tests.support.gateways import tagged_family
+from tests.support.views import scheduler_of
 
 TIMES = {"small": (1, 2, 4, 8), "large": (10, 20, 40, 80)}
 
@@ -22,7 +23,7 @@ def test_a_variant_nobody_measured_is_told() -> None:
 
 
 def test_equal_budgets_share_one_eligibility() -> None:
-    kept = Eligibilities(served_family(tagged_family(), durations_of(TIMES)))
+    kept = Eligibilities(scheduler_of(served_family(tagged_family(), durations_of(TIMES)).variants))
     budgets = [RequestBudget(0.1), RequestBudget(0.1), RequestBudget(0.005)]
     first, second, tight = (kept.of(budget, 1) for budget in budgets)
     assert first is second
@@ -31,6 +32,19 @@ def test_equal_budgets_share_one_eligibility() -> None:
 
 
 def test_what_no_variant_can_meet_is_none() -> None:
-    kept = Eligibilities(served_family(tagged_family(), durations_of(TIMES)))
+    kept = Eligibilities(scheduler_of(served_family(tagged_family(), durations_of(TIMES)).variants))
     assert kept.of(RequestBudget(0.0001), 1) is None
     assert kept.of(RequestBudget(0.1, variant="huge"), 1) is None
+
+
+def test_budgets_are_read_again_when_the_scheduler_has_relearnt_a_table() -> None:
+    scheduler = scheduler_of(served_family(tagged_family(), durations_of(TIMES)).variants)
+    kept, budget = Eligibilities(scheduler), RequestBudget(0.015)
+    before = kept.of(budget, 1)
+    for _ in range(40):
+        scheduler.observe(0, 1, 0.001, 0.0)
+        scheduler.observe(1, 1, 0.030, 0.0)
+    after = kept.of(budget, 1)
+    assert before is not None
+    assert after is not None
+    assert (before.variants, after.variants) == ((0, 1), (0,))

@@ -124,3 +124,15 @@ def test_workers_come_and_go_without_losing_count(
     for number in flying:
         workers.finish(number, 100.0)
     assert workers.idle == depth
+
+
+def test_the_crowd_is_the_share_of_the_others_that_are_busy() -> None:
+    workers = Workers(3)
+    crowds = []
+    for _ in range(3):
+        workers.start(0.0, 1.0)
+        crowds.append(workers.crowd)
+    assert crowds == [0.0, 0.5, 1.0]
+    alone = Workers(1)
+    alone.start(0.0, 1.0)
+    assert alone.crowd == 0.0
