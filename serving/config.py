@@ -98,6 +98,9 @@ class ServerSettings(_Section):
     def _check(self) -> Self:
         if (self.tls_certfile is None) != (self.tls_keyfile is None):
             raise ValueError("tls_certfile and tls_keyfile go together")
+        taken = [port for port in (self.http_port, self.grpc_port, self.metrics_port) if port not in (0, "off")]
+        if len(taken) != len(set(taken)):
+            raise ValueError("http_port, grpc_port and metrics_port must differ")
         return self
 
 

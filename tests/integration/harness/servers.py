@@ -185,10 +185,17 @@ def serving_env(cache: Path, runtime: Path) -> dict[str, str]:
     }
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on at the moment, and that was not handed out before: nobody listens on it *yet*."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def total(page: dict[str, float], name: str, **labels: str) -> float:

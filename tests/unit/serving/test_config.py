@@ -270,6 +270,14 @@ def test_the_port_of_grpc_may_be_off(text: str, port: int | str) -> None:
     assert load_settings(environ={"GEARSHIFT_SERVER__GRPC_PORT": text}).server.grpc_port == port
 
 
+@pytest.mark.parametrize(("one", "other"), [("http_port", "metrics_port"), ("grpc_port", "http_port")])
+def test_two_services_do_not_share_a_port(one: str, other: str) -> None:
+    """They would share its socket, and each answer the callers of the other."""
+    told = error_of(server={one: 8123, other: 8123})
+    assert "http_port, grpc_port and metrics_port must differ" in told
+    load_settings(environ={f"GEARSHIFT_SERVER__{name.upper()}": "0" for name in (one, other)})
+
+
 def test_another_word_for_the_port_of_grpc_is_told() -> None:
     with pytest.raises(ConfigError, match=r"server\.grpc_port"):
         load_settings(environ={"GEARSHIFT_SERVER__GRPC_PORT": "maybe"})

@@ -137,7 +137,7 @@ async def test_a_host_turned_slow_names_the_budget_it_would_need(house: House) -
         await house.call(1, latency_s=0.005)
     assert str(caught.value) == (
         "the latency budget is too short for model 'm' on this host now: "
-        "the nearest feasible latency_budget_ms is 120 (variant 'small')"
+        "the nearest feasible latency_budget_ms is 110 (variant 'small')"
     )
     # Sent back, it is taken.
     call = house.call(1, latency_s=0.120)
