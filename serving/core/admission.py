@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serving.core.edf import EdfQueue
-from serving.core.plan import Backlog, FallbackPlan, Misses
+from serving.core.plan import PLANNED, Backlog, FallbackPlan, Misses
 from serving.core.request import Request
 
 
@@ -52,6 +52,13 @@ def admit(
     at = queue.position(request)
     waiting = queue.requests
     alike = queue.all_like(request)
+    if at == len(waiting) and at >= 2 * PLANNED:
+        late_s = plan.late_behind(
+            queue, request, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, alike=alike
+        )
+        if late_s <= 0:
+            return _ADMITTED
+        return _refused(request, late_s, plan, ratio, overhead_s, door_s)
     with_it = [*waiting[:at], request, *waiting[at:]]
     backlog = plan.backlog(queue)
     fuller = backlog.merged(at, plan.backlog_of(request))
@@ -75,7 +82,13 @@ def admit(
     newcomer_misses = missed.last and at == len(waiting)
     if not newcomer_misses and missed.count <= missing(waiting, backlog).count:
         return _ADMITTED
-    # On an idle gateway it would have stood here `door_s` after its receipt.
+    return _refused(request, missed.late_s, plan, ratio, overhead_s, door_s)
+
+
+def _refused(
+    request: Request, late_s: float, plan: FallbackPlan, ratio: float, overhead_s: float, door_s: float
+) -> Rejected:
+    """Because of the work ahead, or of a budget too short for an idle gateway (`door_s` after its receipt)."""
     calm_s = request.arrival_s + door_s
     alone = plan.misses([request], calm_s, [calm_s], ratio=ratio, overhead_s=overhead_s)
-    return Rejected("budget" if alone.count else "work", missed.late_s)
+    return Rejected("budget" if alone.count else "work", late_s)

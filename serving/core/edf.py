@@ -25,6 +25,8 @@ class EdfQueue:
         self._serial = 0
         self.rows = 0
         self.size_bytes = 0
+        self.work_s = 0.0
+        """Sum of `works_s`."""
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -85,6 +87,7 @@ class EdfQueue:
             self._works_s.insert(at, work_s)
         self._key_of[request] = key
         self._classes[request.eligibility, request.group] += 1
+        self.work_s += work_s
         self.rows += request.rows
         self.size_bytes += request.size_bytes
 
@@ -94,10 +97,10 @@ class EdfQueue:
         if key is None:
             return False
         at = bisect_left(self._keys, key)
+        self._forget(request, self._works_s[at])
         del self._keys[at]
         del self._requests[at]
         del self._works_s[at]
-        self._forget(request)
         return True
 
     def take(self, requests: Iterable[Request]) -> None:
@@ -105,20 +108,22 @@ class EdfQueue:
         taken = list(requests)
         count = len(taken)
         if taken == self._requests[:count]:
+            for request, work_s in zip(taken, self._works_s, strict=False):
+                del self._key_of[request]
+                self._forget(request, work_s)
             del self._keys[:count]
             del self._requests[:count]
             del self._works_s[:count]
-            for request in taken:
-                del self._key_of[request]
-                self._forget(request)
             return
         for request in taken:
             self.remove(request)
 
-    def _forget(self, request: Request) -> None:
+    def _forget(self, request: Request, work_s: float) -> None:
         kind = (request.eligibility, request.group)
         self._classes[kind] -= 1
         if not self._classes[kind]:
             del self._classes[kind]
         self.rows -= request.rows
         self.size_bytes -= request.size_bytes
+        # What rounding leaves behind must not add up.
+        self.work_s = self.work_s - work_s if self.rows else 0.0

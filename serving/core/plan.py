@@ -143,11 +143,72 @@ class FallbackPlan:
         room for noise; `overhead_s` is spent on each answer after the model, `hand_over_s` by a worker between two
         batches; `alike` as for `first_batch`.
         """
+        total = len(requests)
+        planned = total if backlog is None or total <= 2 * PLANNED else PLANNED
+        free, at, missed, late_s, last = self._by_batches(
+            requests, planned, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late
+        )
+        if backlog is not None and at < total:
+            behind = self.fluid(
+                requests, backlog, free, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, at=at
+            )
+            missed, late_s, last = missed + behind.count, max(late_s, behind.late_s), behind.last
+        return Misses(missed, late_s, last) if missed else NO_MISSES
+
+    def late_behind(
+        self,
+        queue: EdfQueue,
+        newcomer: Request,
+        now_s: float,
+        free_at_s: Sequence[float],
+        *,
+        ratio: float = 1.0,
+        overhead_s: float = 0.0,
+        hand_over_s: float = 0.0,
+        alike: bool = False,
+    ) -> float:
+        """How late, seconds, the plan would be with a newcomer that goes behind a long queue; 0 or less: in time.
+
+        It changes nothing for those before it, so of `misses` (with `keep_late`) only the last checkpoint is its own:
+        the cost of a look does not depend on the length of the queue. `alike`: the newcomer and all who wait are.
+        """
+        requests, works_s = queue.requests, queue.works_s
+        total = len(requests) + 1
+        free, at, *_ = self._by_batches(
+            requests, PLANNED, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late=True
+        )
+        variant = newcomer.eligibility.variants[0]
+        longest_s = max(self._full_s[variant], *(self._full_s[v] for v in queue.fallbacks))
+        stretch = ratio * self._latency.slowdown
+        if hand_over_s:
+            stretch += hand_over_s / longest_s
+        work_s = queue.work_s - sum(works_s[:at]) + self.work_s(newcomer)
+        need_s = stretch * (work_s + longest_s * len(free))
+        stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
+        first = at + (total - at - 1) // stride * stride
+        due_s = (requests[first] if first < total - 1 else newcomer).deadline_s - overhead_s
+        return (need_s - sum(due_s - at_s for at_s in free if at_s < due_s) - TOLERANCE_S) / len(free)
+
+    def _by_batches(
+        self,
+        requests: Sequence[Request],
+        planned: int,
+        now_s: float,
+        free_at_s: Sequence[float],
+        ratio: float,
+        overhead_s: float,
+        hand_over_s: float,
+        alike: bool,
+        keep_late: bool,
+    ) -> tuple[list[float], int, int, float, bool]:
+        """Plan the first `planned` requests batch by batch.
+
+        When each worker is free then, how many requests were planned, and of `Misses` what they would miss.
+        """
         free = [max(now_s, at_s) for at_s in free_at_s]
         heapify(free)
         next_s = free[0]
         at, total, missed, late_s, last = 0, len(requests), 0, 0.0, False
-        planned = total if backlog is None or total <= 2 * PLANNED else PLANNED
         while at < planned:
             count, took_s = self.first_batch(requests, at, free[0], ratio, overhead_s, alike)
             done_s = free[0] + took_s
@@ -159,12 +220,7 @@ class FallbackPlan:
                     continue
             heapreplace(free, done_s + hand_over_s)
             at += count
-        if backlog is not None and at < total:
-            behind = self.fluid(
-                requests, backlog, free, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, at=at
-            )
-            missed, late_s, last = missed + behind.count, max(late_s, behind.late_s), behind.last
-        return Misses(missed, late_s, last) if missed else NO_MISSES
+        return free, at, missed, late_s, last
 
     def fluid(
         self,

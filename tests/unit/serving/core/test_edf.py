@@ -51,7 +51,7 @@ class QueueMachine(RuleBasedStateMachine):
         queued = self.expected()
         at = self.queue.position(new)
         would_be_alike = self.queue.all_like(new)
-        self.queue.push(new)
+        self.queue.push(new, 0.1 * rows)
         self.serial += 1
         self.model.append((new.deadline_s, priority, self.serial, new))
         assert at == self.expected().index(new)
@@ -92,6 +92,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == len(expected)
         assert self.queue.rows == sum(r.rows for r in expected)
         assert self.queue.size_bytes == sum(r.size_bytes for r in expected)
+        assert self.queue.works_s == [0.1 * r.rows for r in expected]
+        assert self.queue.work_s == pytest.approx(sum(self.queue.works_s), abs=1e-9)
         assert all(r in self.queue for r in expected)
         assert not any(r in self.queue for r in self.gone)
         kinds = {(r.eligibility, r.group) for r in expected}

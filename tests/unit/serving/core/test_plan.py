@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import VariantView
-from serving.core.plan import NO_MISSES, FallbackPlan, joins
+from serving.core.plan import NO_MISSES, PLANNED, FallbackPlan, joins
 from serving.core.request import Request
 from tests.support.views import choice, exact_model, families, request, view
 
@@ -164,3 +164,30 @@ def test_the_short_cut_for_requests_that_are_alike_changes_nothing(
     plan = plan_of(family)
     long_way = plan.misses(waiting, 0.0, free_at_s, ratio=1.1, overhead_s=0.001)
     assert plan.misses(waiting, 0.0, free_at_s, ratio=1.1, overhead_s=0.001, alike=True) == long_way
+
+
+@given(
+    waiting=st.integers(2 * PLANNED, 200),
+    spread_ms=st.integers(1, 900),
+    budget_ms=st.integers(1, 1500),
+    rows=st.sampled_from((1, 1, 2)),
+    workers=st.integers(1, 3),
+    ratio=st.sampled_from((1.0, 1.3)),
+    hand_over_ms=st.sampled_from((0.0, 0.4)),
+)
+def test_who_goes_behind_a_long_queue_is_judged_as_in_a_look_at_all_of_it(
+    waiting: int, spread_ms: int, budget_ms: int, rows: int, workers: int, ratio: float, hand_over_ms: float
+) -> None:
+    plan, queue = plan_of(), EdfQueue()
+    for number in range(waiting):
+        each = request(10 + number * spread_ms / waiting, ALL, rows=rows)
+        queue.push(each, plan.work_s(each))
+    newcomer = request(10 + spread_ms + budget_ms, ALL)
+    terms = {"ratio": ratio, "overhead_s": 0.0005, "hand_over_s": hand_over_ms / 1e3}
+    free_at_s = [0.001 * worker for worker in range(workers)]
+    late_s = plan.late_behind(queue, newcomer, 0.0, free_at_s, **terms)
+    backlog = plan.backlog(queue).merged(waiting, plan.backlog_of(newcomer))
+    whole = plan.misses([*queue.requests, newcomer], 0.0, free_at_s, backlog=backlog, keep_late=True, **terms)
+    assert (late_s > 0) == whole.last
+    if whole.last:
+        assert late_s <= whole.late_s + 1e-9
