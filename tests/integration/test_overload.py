@@ -13,10 +13,10 @@ import pytest
 from tests.integration.harness.servers import Server, eventually
 from tests.integration.harness.wire import Connection, Reply, connected, request_bytes
 
-CONNECTIONS = 200
+CONNECTIONS = 400
 LASTS_S = 6.0
 BUDGET_MS = 40.0
-ROWS = 16
+ROWS = 32
 LATE_MS = 10.0
 IDLE_CALLS = 60
 
@@ -27,6 +27,8 @@ class Seen:
 
     statuses: Counter[int] = field(default_factory=Counter)
     variants: Counter[str] = field(default_factory=Counter)
+    accuracy: float = 0.0
+    """Summed over the answers."""
     lies: list[dict[str, Any]] = field(default_factory=list)
     without_retry_after: int = 0
 
@@ -38,12 +40,14 @@ class Seen:
         if reply.status == 200:
             told = reply.json()["parameters"]
             self.variants[told["variant"]] += 1
+            self.accuracy += told["accuracy"]
             if told["deadline_met"] and told["queue_ms"] + told["compute_ms"] > BUDGET_MS + LATE_MS:
                 self.lies.append(told)
 
-    def share(self, variant: str) -> float:
-        """Part of the answers that this variant gave."""
-        return self.variants[variant] / max(1, sum(self.variants.values()))
+    @property
+    def mean_accuracy(self) -> float:
+        """Of the answers."""
+        return self.accuracy / max(1, self.statuses[200])
 
 
 def request(seed: int) -> bytes:
@@ -77,7 +81,6 @@ async def closed_loop(address: tuple[str, int], seed: int, until_s: float, seen:
 @pytest.mark.parametrize("server", ["inprocess"], indirect=True)
 async def test_overload_shifts_down_then_refuses_and_never_hangs(server: Server) -> None:
     address = server.host, server.port
-    largest = await most_accurate(address)
     idle, loaded = Seen(), Seen()
     async with connected(address) as connection:
         for seed in range(IDLE_CALLS):
@@ -90,10 +93,10 @@ async def test_overload_shifts_down_then_refuses_and_never_hangs(server: Server)
 
     assert loaded.statuses.keys() <= {200, 422, 429, 504}
     assert loaded.statuses[200] > 100, loaded.statuses
-    assert loaded.statuses[429] > 0, loaded.statuses
+    assert loaded.statuses[429] + loaded.statuses[422] > 100, loaded.statuses
     assert loaded.without_retry_after == 0
     assert idle.lies == loaded.lies == []
-    assert loaded.share(largest) < idle.share(largest) / 2, (idle.variants, loaded.variants)
+    assert loaded.mean_accuracy < idle.mean_accuracy - 0.02, (idle.variants, loaded.variants)
     assert len(loaded.variants) > 1, loaded.variants
 
     def books_agree() -> object:
@@ -116,7 +119,8 @@ async def test_overload_shifts_down_then_refuses_and_never_hangs(server: Server)
             for seed in range(IDLE_CALLS):
                 await connection.send(request(seed))
                 after.note(await connection.reply())
-        return after.statuses[200] >= 0.9 * IDLE_CALLS and after.share(largest) > loaded.share(largest)
+        halfway = (idle.mean_accuracy + loaded.mean_accuracy) / 2
+        return after.statuses[200] >= 0.9 * IDLE_CALLS and after.mean_accuracy > halfway
 
     for _ in range(20):
         if await recovered():
@@ -124,13 +128,6 @@ async def test_overload_shifts_down_then_refuses_and_never_hangs(server: Server)
         await asyncio.sleep(0.25)
     else:
         pytest.fail("long after the load has gone, requests are still refused or answered by small variants")
-
-
-async def most_accurate(address: tuple[str, int]) -> str:
-    async with connected(address) as connection:
-        described = (await connection.call("GET", "/v2/models/fashion")).json()
-    best: str = max(described["gearshift"]["variants"], key=lambda v: v["accuracy"])["name"]
-    return best
 
 
 @pytest.mark.parametrize("server", ["inprocess"], indirect=True)
