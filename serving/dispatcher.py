@@ -122,7 +122,8 @@ class Dispatcher:
         self._shares.asked(lane, lane.scheduler.work_s(request), len(self.workers), now_s)
         free_at_s, _ = self._counted(lane, now_s)
         verdict = lane.scheduler.offer(request, now_s, free_at_s)
-        if isinstance(verdict, Admitted):
+        # While every worker is busy only who goes first could change anything: the timer is set for the head's sake.
+        if isinstance(verdict, Admitted) and (self.workers.idle or lane.scheduler.queue.head is request):
             self._wake()
         return verdict
 

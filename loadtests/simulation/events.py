@@ -141,10 +141,10 @@ class Simulation:
         scheduler = gateway.schedulers[model]
         gateway.shares.asked(model, scheduler.work_s(request), len(gateway.workers), now_s)
         verdict = scheduler.offer(request, now_s, gateway.counted(model, now_s)[0])
-        if isinstance(verdict, Admitted):
-            self._moved[gateway] = None
-        else:
+        if not isinstance(verdict, Admitted):
             self.records.ended(request.payload, _REJECTED)
+        elif gateway.workers.idle or scheduler.queue.head is request:
+            self._moved[gateway] = None
 
     def _ring(self, gateway: Gateway) -> None:
         """A timer goes off. Those that were put off meanwhile are set anew: cheaper than to take each one back."""

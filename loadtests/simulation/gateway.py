@@ -55,7 +55,9 @@ class Gateway:
 
     def counted(self, model: int, now_s: float) -> tuple[Sequence[float], float]:
         """When the workers that the model may count on are free, and how much of their time is its own."""
-        contended = any(other.queue for number, other in enumerate(self.schedulers) if number != model)
+        contended = len(self.schedulers) > 1 and any(
+            other.queue for number, other in enumerate(self.schedulers) if number != model
+        )
         return self.shares.counted(model, now_s, self.workers.free_at_s(now_s), contended=contended)
 
 

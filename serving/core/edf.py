@@ -23,6 +23,8 @@ class EdfQueue:
         self._key_of: dict[Request, _Key] = {}
         self._classes: Counter[tuple[Eligibility, object]] = Counter()
         self._serial = 0
+        self.edits = 0
+        """Changes, but for requests that were added at the end: while it stays, so does the head of the order."""
         self.rows = 0
         self.size_bytes = 0
         self.work_s = 0.0
@@ -81,6 +83,7 @@ class EdfQueue:
             self._requests.append(request)
             self._works_s.append(work_s)
         else:
+            self.edits += 1
             at = bisect_left(self._keys, key)
             self._keys.insert(at, key)
             self._requests.insert(at, request)
@@ -96,6 +99,7 @@ class EdfQueue:
         key = self._key_of.pop(request, None)
         if key is None:
             return False
+        self.edits += 1
         at = bisect_left(self._keys, key)
         self._forget(request, self._works_s[at])
         del self._keys[at]
@@ -108,6 +112,7 @@ class EdfQueue:
         taken = list(requests)
         count = len(taken)
         if taken == self._requests[:count]:
+            self.edits += 1
             for request, work_s in zip(taken, self._works_s, strict=False):
                 del self._key_of[request]
                 self._forget(request, work_s)

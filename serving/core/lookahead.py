@@ -10,7 +10,7 @@ head's slack on a large variant while the queue behind it grows.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
@@ -21,7 +21,10 @@ from serving.core.request import Request
 from serving.core.scheduler import Decision, Dispatch, Expire, Wait
 
 HULL_STALE = 0.1
-"""The hull is rebuilt when the horizon over the slowdown moved by more than this share."""
+"""The hull is rebuilt when the horizon over the slowdown moved by more than this share, or what a batch takes besides
+its rows."""
+LEAST_OVERHEAD_S = 1e-5
+"""What a batch takes besides its rows is no less to that rule: noise around nothing is no news."""
 FILLING = 0.125
 """Share of the horizon that a batch may take to fill."""
 CALM_PRICE, BUSY_PRICE = 0.8, 0.95
@@ -51,7 +54,7 @@ class LookAheadSettings:
     """Accuracy worth giving up to save one millijoule a row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Candidate:
     variant: VariantView
     members: Sequence[Request]
@@ -66,6 +69,14 @@ class _Candidate:
     @property
     def rows(self) -> int:
         return self.sizes[self.count - 1]
+
+    def sends_what(self, other: "_Candidate") -> bool:
+        """Whether it is the same batch on the same variant."""
+        return (
+            self.variant is other.variant
+            and self.count == other.count
+            and self.members[self.count - 1] is other.members[self.count - 1]
+        )
 
 
 class LookAhead:
@@ -160,9 +171,12 @@ class LookAhead:
         ]
         heapify(ranked)
         screen = _Screen(self._plan, self._latency.quantile_ratio(self._settings.plan_quantile), queue, now_s, fleet)
+        planned = self._planned(queue, start_s, screen.ratio, fleet)
         failed: list[_Candidate] = []
         while ranked and screen.looks < MOST_SCREENED:
             candidate = heappop(ranked)[-1]
+            if candidate.sends_what(planned):
+                return candidate  # who follows the plan breaks none of its promises
             if any(c.expected_s <= candidate.expected_s and c.rows >= candidate.rows for c in failed):
                 continue  # takes longer and serves no more than one that failed: fails too
             if screen.allows(candidate, start_s):
@@ -171,7 +185,7 @@ class LookAhead:
             if candidate.certain and candidate.count > 1:
                 half = rated(candidate.variant, candidate.members, candidate.sizes, candidate.count // 2)
                 heappush(ranked, half)
-        return self._planned(queue, start_s, screen.ratio, fleet)
+        return planned
 
     @staticmethod
     def _members(queue: EdfQueue, variant: VariantView) -> Sequence[Request]:
@@ -180,7 +194,7 @@ class LookAhead:
             return queue.requests[: variant.knee_rows] if queue.head.eligibility.mask >> variant.index & 1 else ()
         members: list[Request] = []
         rows, bit, knee = 0, 1 << variant.index, variant.knee_rows
-        for request in queue.requests[:WINDOW]:
+        for request in islice(queue.requests, WINDOW):
             if not request.eligibility.mask & bit:
                 continue
             if members:
@@ -241,7 +255,7 @@ class LookAhead:
             suspended is not self._value_without
             or self._latency.revision != self._value_at
             or abs(within_s - self._value_for_s) > HULL_STALE * self._value_for_s
-            or abs(batch_s - self._value_with_s) > HULL_STALE * self._value_with_s
+            or abs(batch_s - self._value_with_s) > HULL_STALE * max(self._value_with_s, LEAST_OVERHEAD_S)
         ):
             self._values.clear()
             self._value_for_s, self._value_with_s = within_s, batch_s
@@ -276,7 +290,7 @@ _Ranked = tuple[float, bool, float, float, int, int, _Candidate]
 """A candidate and its place in the order of preference; variant and count only break ties."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Outlook:
     """The value of the capacity that a decision leaves."""
 

@@ -71,11 +71,14 @@ class FallbackPlan:
         self._price_s: list[float] = []
         self._revision = -1
         self._look_up_prices()
+        self._first_for: tuple[object, ...] = ()
+        self._first: tuple[list[float], int, float] = [], 0, 0.0
+        """Of the queue that is due first, for `late_behind`: when the workers are free behind it, how many requests it
+        is, and their work."""
 
     def work_s(self, request: Request) -> float:
         """Worker-seconds of the request on its cheapest variant in full batches, by the table."""
-        if self._revision != self._latency.revision:
-            self._look_up_prices()
+        self._look_up_prices()
         return request.rows * self._price_s[request.eligibility.variants[0]]
 
     def backlog_of(self, request: Request) -> Backlog:
@@ -84,11 +87,16 @@ class FallbackPlan:
 
     def backlog(self, queue: EdfQueue) -> Backlog:
         """What `misses` needs to know of a queue to look at its far end as a fluid."""
+        self._look_up_prices()
         return Backlog(queue.works_s, max((self._full_s[v] for v in queue.fallbacks), default=0.0))
 
     def _look_up_prices(self) -> None:
-        """What full batches take. Of requests that wait, the work stays what it was: it is theirs not for long."""
+        """What full batches take by the tables as they are corrected now. The work of requests that wait already stays
+        what it was: it is theirs not for long.
+        """
         latency = self._latency
+        if self._revision == latency.revision:
+            return
         self._revision = latency.revision
         self._full_s = [latency.tables[v].seconds(knee) * latency.crowding(v) for v, knee in enumerate(self._knees)]
         self._price_s = [took_s / knee for took_s, knee in zip(self._full_s, self._knees, strict=True)]
@@ -172,18 +180,26 @@ class FallbackPlan:
         It changes nothing for those before it, so of `misses` (with `keep_late`) only the last checkpoint is its own:
         the cost of a look does not depend on the length of the queue. `alike`: the newcomer and all who wait are.
         """
-        requests, works_s = queue.requests, queue.works_s
-        total = len(requests) + 1
-        free, at, *_ = self._by_batches(
-            requests, PLANNED, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late=True
-        )
+        latency, requests = self._latency, queue.requests
+        work_s = queue.work_s + self.work_s(newcomer)
+        # All but the newcomer: until a batch starts or ends, or the order changes, who is due first stays planned.
+        known = (
+            queue, queue.edits, now_s if min(free_at_s) < now_s else 0.0, tuple(free_at_s), ratio, overhead_s, hand_over_s,
+            alike, latency.slowdown, latency.revision, latency.suspended,
+        )  # fmt: skip
+        if known != self._first_for:
+            free, at, *_ = self._by_batches(
+                requests, PLANNED, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late=True
+            )
+            self._first_for, self._first = known, (free, at, sum(queue.works_s[:at]))
+        free, at, planned_s = self._first
         variant = newcomer.eligibility.variants[0]
         longest_s = max(self._full_s[variant], *(self._full_s[v] for v in queue.fallbacks))
-        stretch = ratio * self._latency.slowdown
+        stretch = ratio * latency.slowdown
         if hand_over_s:
             stretch += hand_over_s / longest_s
-        work_s = queue.work_s - sum(works_s[:at]) + self.work_s(newcomer)
-        need_s = stretch * (work_s + longest_s * len(free))
+        need_s = stretch * (work_s - planned_s + longest_s * len(free))
+        total = len(requests) + 1
         stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
         first = at + (total - at - 1) // stride * stride
         due_s = (requests[first] if first < total - 1 else newcomer).deadline_s - overhead_s
@@ -265,7 +281,8 @@ def _sizes(requests: Sequence[Request], at: int, variant: int, knee: int) -> lis
     """Rows of the batches of one, two, ... requests from position `at` that fit under the knee."""
     head = requests[at]
     sizes = [head.rows]
-    for request in requests[at + 1 : at + knee]:
+    for place in range(at + 1, min(at + knee, len(requests))):
+        request = requests[place]
         rows = sizes[-1] + request.rows
         if rows > knee or not joins(request, head, variant):
             break

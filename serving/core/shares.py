@@ -72,6 +72,8 @@ class Shares(Generic[ModelT]):
         `free_at_s` as in `FleetSnapshot`: the first is the one to get the next batch. `contended`: another model has
         requests waiting. While none has, nobody lacks what is spent, whatever was needed a moment ago.
         """
+        if len(self._uses) == 1:
+            return free_at_s, 1.0
         promised, spent = self.of(model, now_s)
         total = len(free_at_s)
         count = max(1, ceil(promised * total - 1e-9))

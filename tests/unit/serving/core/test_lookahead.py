@@ -100,6 +100,19 @@ def test_the_next_batch_waits_for_a_full_worker_that_is_free_first() -> None:
     assert dispatched(decide(tight, fleet=open_is_first)).variant == SMALL
 
 
+@pytest.mark.parametrize("lasts_ms", [5.0, 5.8, 6.0, 6.1, 6.2, 6.4, 7.0])
+def test_while_not_all_can_be_met_batches_are_as_full_as_the_plans(lasts_ms: float) -> None:
+    """At the edge any look at a long queue is rough, and a rough look may prefer the batch that is half empty."""
+    family = (
+        view(0, 0.8, (0.027, 0.050), rows=(128, 256), knee_rows=256),
+        view(1, 0.9, (0.4, 0.8), rows=(128, 256), knee_rows=128),
+    )
+    waiting = [request(1.2 + lasts_ms * at / 500, BOTH, rows=128) for at in range(500)]
+    for ends_s in (0.000_004, 0.000_030, 0.000_046):
+        fleet = FleetSnapshot(idle=1, free_at_s=(0.0, ends_s), arrival_rate=11e6, horizon_s=0.02)
+        assert dispatched(decide(*waiting, fleet=fleet, family=family)).rows == 256
+
+
 def test_a_batch_does_not_break_a_promise_to_its_own_head() -> None:
     """Found by the property that what is admitted is met: seven in time outweighed one that was made late."""
     flat = (view(0, 0.5, (1, 2, 4, 8), knee_rows=8), view(1, 0.9, (10, 10, 10, 10), knee_rows=8))
