@@ -73,7 +73,7 @@ def admit(
             hand_over_s=hand_over_s,
             alike=alike,
             backlog=work,
-            keep_late=True,
+            door=True,
         )
 
     missed = missing(with_it, fuller)

@@ -170,8 +170,9 @@ class LookAhead:
             for count in _halves(c.count)
         ]
         heapify(ranked)
-        screen = _Screen(self._plan, self._latency.quantile_ratio(self._settings.plan_quantile), queue, now_s, fleet)
-        planned = self._planned(queue, start_s, screen.ratio, fleet)
+        ratio = self._latency.quantile_ratio(self._settings.plan_quantile)
+        screen = _Screen(self._plan, self._latency, ratio, queue, now_s, fleet)
+        planned = self._planned(queue, start_s, ratio, fleet)
         failed: list[_Candidate] = []
         while ranked and screen.looks < MOST_SCREENED:
             candidate = heappop(ranked)[-1]
@@ -311,9 +312,18 @@ class _Outlook:
 class _Screen:
     """Allows a choice if, after it, the plan misses nothing that it would not miss anyway."""
 
-    def __init__(self, plan: FallbackPlan, ratio: float, queue: EdfQueue, now_s: float, fleet: FleetSnapshot) -> None:
+    def __init__(
+        self,
+        plan: FallbackPlan,
+        latency: LatencyModel,
+        ratio: float,
+        queue: EdfQueue,
+        now_s: float,
+        fleet: FleetSnapshot,
+    ) -> None:
         self._plan = plan
-        self.ratio = ratio
+        self._latency = latency
+        self._ratio = ratio
         self._queue = queue
         self._now_s = now_s
         self._fleet = fleet
@@ -324,18 +334,22 @@ class _Screen:
 
     def allows(self, candidate: _Candidate, start_s: float) -> bool:
         """Whether this batch, started at `start_s`, breaks no promise that could be kept."""
-        done_s = start_s + candidate.expected_s * self.ratio
+        done_s = start_s + candidate.expected_s * self._ratio
         members = candidate.members[: candidate.count]
         missed = _late(members, done_s + self._fleet.overhead_s)
         behind, backlog = self._without(members)
         free_s = done_s + self._fleet.batch_overhead_s
+        if behind:
+            # Cut to the last moment, the smallest error or a more hurried newcomer would break a promise: there must
+            # be time for one request more, the smallest thing there is to spare.
+            free_s += self._latency.mean_s(behind[0].eligibility.variants[0], behind[0].rows)
         free_at_s = (free_s, *(max(self._now_s, at_s) for at_s in self._fleet.free_at_s[1:]))
         if not missed and len(behind) > SHORT_QUEUE:
             roughly = self._plan.fluid(
                 behind,
                 backlog,
                 free_at_s,
-                ratio=self.ratio,
+                ratio=self._ratio,
                 overhead_s=self._fleet.overhead_s,
                 hand_over_s=self._fleet.batch_overhead_s,
             )
@@ -353,7 +367,7 @@ class _Screen:
             requests,
             self._now_s,
             free_at_s,
-            ratio=self.ratio,
+            ratio=self._ratio,
             overhead_s=self._fleet.overhead_s,
             hand_over_s=self._fleet.batch_overhead_s,
             alike=self._queue.alike,

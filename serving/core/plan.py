@@ -16,6 +16,7 @@ what the fluid allows is a good guess and no promise.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
+from math import sqrt
 
 from serving.core.edf import EdfQueue
 from serving.core.latency import LatencyModel
@@ -140,10 +141,12 @@ class FallbackPlan:
         hand_over_s: float = 0.0,
         alike: bool = False,
         backlog: Backlog | None = None,
-        keep_late: bool = False,
+        door: bool = False,
     ) -> Misses:
-        """What the plan would miss. A request that it is late for is passed over, as it would be expired; with
-        `keep_late` it is served all the same, as one would be that has some chance if it is next.
+        """What the plan would miss. A request that it is late for is passed over, as it would be expired.
+
+        `door`: as admission sees it. Such a request is served all the same, as one would be that has some chance if it
+        is next. And batches that follow each other are not all slow: of n the sum strays sqrt(n) times as far as one.
 
         With a `backlog`, which belongs to these requests, those after the first `PLANNED` are a fluid.
 
@@ -154,11 +157,11 @@ class FallbackPlan:
         total = len(requests)
         planned = total if backlog is None or total <= 2 * PLANNED else PLANNED
         free, at, missed, late_s, last = self._by_batches(
-            requests, planned, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late
+            requests, planned, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, door
         )
         if backlog is not None and at < total:
             behind = self.fluid(
-                requests, backlog, free, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, at=at
+                requests, backlog, free, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, at=at, door=door
             )
             missed, late_s, last = missed + behind.count, max(late_s, behind.late_s), behind.last
         return Misses(missed, late_s, last) if missed else NO_MISSES
@@ -177,28 +180,29 @@ class FallbackPlan:
     ) -> float:
         """How late, seconds, the plan would be with a newcomer that goes behind a long queue; 0 or less: in time.
 
-        It changes nothing for those before it, so of `misses` (with `keep_late`) only the last checkpoint is its own:
+        It changes nothing for those before it, so of `misses` (at the door) only the last checkpoint is its own:
         the cost of a look does not depend on the length of the queue. `alike`: the newcomer and all who wait are.
         """
         latency, requests = self._latency, queue.requests
         work_s = queue.work_s + self.work_s(newcomer)
         # All but the newcomer: until a batch starts or ends, or the order changes, who is due first stays planned.
         known = (
-            queue, queue.edits, now_s if min(free_at_s) < now_s else 0.0, tuple(free_at_s), ratio, overhead_s, hand_over_s,
-            alike, latency.slowdown, latency.revision, latency.suspended,
+            queue, queue.edits, now_s if min(free_at_s) < now_s else 0.0, tuple(free_at_s), ratio, overhead_s,
+            hand_over_s, alike, latency.slowdown, latency.revision, latency.suspended,
         )  # fmt: skip
         if known != self._first_for:
             free, at, *_ = self._by_batches(
-                requests, PLANNED, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, keep_late=True
+                requests, PLANNED, now_s, free_at_s, ratio, overhead_s, hand_over_s, alike, door=True
             )
             self._first_for, self._first = known, (free, at, sum(queue.works_s[:at]))
         free, at, planned_s = self._first
         variant = newcomer.eligibility.variants[0]
         longest_s = max(self._full_s[variant], *(self._full_s[v] for v in queue.fallbacks))
-        stretch = ratio * latency.slowdown
+        stretch, spread = (part * latency.slowdown for part in _noise(ratio, door=True))
         if hand_over_s:
             stretch += hand_over_s / longest_s
         need_s = stretch * (work_s - planned_s + longest_s * len(free))
+        need_s += spread * sqrt(work_s * longest_s * len(free))
         total = len(requests) + 1
         stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
         first = at + (total - at - 1) // stride * stride
@@ -215,7 +219,7 @@ class FallbackPlan:
         overhead_s: float,
         hand_over_s: float,
         alike: bool,
-        keep_late: bool,
+        door: bool,
     ) -> tuple[list[float], int, int, float, bool]:
         """Plan the first `planned` requests batch by batch.
 
@@ -225,16 +229,19 @@ class FallbackPlan:
         heapify(free)
         next_s = free[0]
         at, total, missed, late_s, last = 0, len(requests), 0, 0.0, False
+        (steady, spread), batches, workers = _noise(ratio, door=door), 0, len(free)
         while at < planned:
-            count, took_s = self.first_batch(requests, at, free[0], ratio, overhead_s, alike)
+            margin = steady + spread * sqrt(1 + batches // workers)
+            count, took_s = self.first_batch(requests, at, free[0], margin, overhead_s, alike)
             done_s = free[0] + took_s
             behind_s = done_s + overhead_s - requests[at].deadline_s
             if behind_s > TOLERANCE_S:
                 missed, late_s, last = missed + 1, max(late_s, behind_s), at == total - 1
-                if not keep_late or requests[at].deadline_s - overhead_s <= next_s:
+                if not door or requests[at].deadline_s - overhead_s <= next_s:
                     at += 1
                     continue
-            heapreplace(free, done_s + hand_over_s)
+            heapreplace(free, free[0] + took_s * (steady / margin) + hand_over_s)
+            batches += 1
             at += count
         return free, at, missed, late_s, last
 
@@ -248,14 +255,15 @@ class FallbackPlan:
         overhead_s: float = 0.0,
         hand_over_s: float = 0.0,
         at: int = 0,
+        door: bool = False,
     ) -> Misses:
         """What would be missed of the requests from position `at` on, in whole checkpoints: rather too many where the
         requests may share batches.
 
         `free_at_s` are not in the past.
         """
-        free = sorted(free_at_s)
-        stretch, works_s = ratio * self._latency.slowdown, backlog.works_s
+        free, works_s = sorted(free_at_s), backlog.works_s
+        stretch, spread = (part * self._latency.slowdown for part in _noise(ratio, door=door))
         if hand_over_s:  # as many as there are batches, were all as long as the longest
             stretch += hand_over_s / backlog.longest_s
         workers, open_, opened_s = len(free), 0, 0.0
@@ -263,18 +271,29 @@ class FallbackPlan:
         stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
         # What may be wasted: a last batch that is not full, and workers that idle while another ends.
         need_s = stretch * backlog.longest_s * workers
+        work_s = sum(works_s[:at])
         missed, late_s, last = 0, 0.0, False
         for start in range(at, total, stride):
             end = min(start + stride, total)
-            need_s += stretch * sum(works_s[start:end])
+            part_s = sum(works_s[start:end])
+            need_s += stretch * part_s
+            work_s += part_s
             due_s = requests[start].deadline_s - overhead_s
             while open_ < workers and free[open_] < due_s:
                 opened_s += free[open_]
                 open_ += 1
-            short_s = need_s - (open_ * due_s - opened_s)
+            stray_s = spread * sqrt(work_s * backlog.longest_s * workers)
+            short_s = need_s + stray_s - (open_ * due_s - opened_s)
             if short_s > TOLERANCE_S:
                 missed, late_s, last = missed + end - start, max(late_s, short_s / workers), end == total
         return Misses(missed, late_s, last) if missed else NO_MISSES
+
+
+def _noise(ratio: float, *, door: bool) -> tuple[float, float]:
+    """What the time of each of many batches is multiplied by, and what is added for that of one, by the square root of
+    how many there are. All of `ratio` for each where nothing is left to chance.
+    """
+    return (min(1.0, ratio), max(0.0, ratio - 1.0)) if door else (ratio, 0.0)
 
 
 def _sizes(requests: Sequence[Request], at: int, variant: int, knee: int) -> list[int]:

@@ -158,6 +158,26 @@ async def test_a_timer_expires_what_waits_for_a_stuck_worker(house: House) -> No
         await waiting
 
 
+async def test_while_every_worker_is_busy_only_a_new_head_is_looked_at(house: House) -> None:
+    offer(house, 0)
+    batch = await house.backend.started()
+    _, head = offer(house, 1, latency_s=0.2)
+    await house.settle()
+    timer = house.dispatcher._timer
+    assert timer is not None
+    _, patient = offer(house, 2, latency_s=0.5)
+    await house.settle()
+    assert house.dispatcher._timer is timer
+    _, hurried = offer(house, 3, latency_s=0.1)
+    await house.settle()
+    sooner = house.dispatcher._timer
+    assert sooner is not None
+    assert sooner.when() < timer.when()
+    house.backend.hold = False
+    batch.finish()
+    await asyncio.gather(head, patient, hurried)
+
+
 async def test_the_oldest_batch_has_an_age(house: House) -> None:
     assert house.dispatcher.oldest_batch_s() == 0
     offer(house, 1)

@@ -111,10 +111,10 @@ def test_admitting_never_breaks_a_promise(
     plan = FallbackPlan(exact_model(family), [v.knee_rows for v in family])
     waiting = [request(deadline_ms, allowed, rows=rows) for deadline_ms, rows in sorted(drawn)]
     newcomer = request(new[0], allowed, rows=new[1])
-    before = plan.misses(waiting, 0.0, [0.0] * workers, keep_late=True)
+    before = plan.misses(waiting, 0.0, [0.0] * workers, door=True)
     verdict = door(newcomer, *waiting, free_at_s=[0.0] * workers, family=family)
     at = sum(r.deadline_s <= newcomer.deadline_s for r in waiting)
-    after = plan.misses([*waiting[:at], newcomer, *waiting[at:]], 0.0, [0.0] * workers, keep_late=True)
+    after = plan.misses([*waiting[:at], newcomer, *waiting[at:]], 0.0, [0.0] * workers, door=True)
     if isinstance(verdict, Admitted):
         assert after.count <= before.count
     else:

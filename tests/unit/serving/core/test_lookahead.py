@@ -59,6 +59,12 @@ def test_a_larger_variant_waits_until_the_queue_behind_can_afford_it() -> None:
     assert dispatched(decide(*waiting, fleet=two_workers)).variant == LARGE
 
 
+def test_who_waits_behind_a_larger_variant_keeps_time_for_one_request_more() -> None:
+    """Cut to the last moment, a hurried newcomer would break the promise."""
+    assert dispatched(decide(request(10, BOTH), request(11.5, BOTH))).variant == SMALL
+    assert dispatched(decide(request(10, BOTH), request(12, BOTH))).variant == LARGE
+
+
 def test_expected_arrivals_shift_to_the_smaller_variant() -> None:
     calm = FleetSnapshot(idle=1, free_at_s=(0.0,), arrival_rate=1.0, horizon_s=0.1)
     busy = FleetSnapshot(idle=1, free_at_s=(0.0,), arrival_rate=1000.0, horizon_s=0.1)

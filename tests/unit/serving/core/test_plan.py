@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import VariantView
-from serving.core.plan import NO_MISSES, PLANNED, FallbackPlan, joins
+from serving.core.plan import NO_MISSES, PLANNED, Backlog, FallbackPlan, joins
 from serving.core.request import Request
 from tests.support.views import choice, exact_model, families, request, view
 
@@ -150,10 +150,63 @@ def test_what_is_late_may_be_kept_in_its_place() -> None:
     plan = plan_of((view(0, 0.6, (2, 4, 8, 16), knee_rows=1),))
     waiting = queue_of(3, 3, 5)  # 2 ms each: the second is late
     assert plan.misses(waiting, 0.0, [0.0]).count == 1
-    kept = plan.misses(waiting, 0.0, [0.0], keep_late=True)
+    kept = plan.misses(waiting, 0.0, [0.0], door=True)
     assert (kept.count, kept.last) == (2, True)
     # Nobody begins with one whose time is over.
-    assert plan.misses(queue_of(1, 5, 5), 0.001, [0.0], keep_late=True).count == 1
+    assert plan.misses(queue_of(1, 5, 5), 0.001, [0.0], door=True).count == 1
+
+
+def test_at_the_door_the_errors_of_many_batches_even_out() -> None:
+    """One in ten is half as long again: so may be one of four, and not all four of them."""
+    plan = plan_of((view(0, 0.6, (2, 4, 8, 16), knee_rows=1),))
+    for deadlines_ms, each, together in (((3,), 0, 0), ((3, 6, 9, 10), 1, 0), ((3, 6, 9, 9.9), 1, 1)):
+        waiting = queue_of(*deadlines_ms)
+        assert plan.misses(waiting, 0.0, [0.0], ratio=1.5).count == each
+        assert plan.misses(waiting, 0.0, [0.0], ratio=1.5, door=True).count == together
+
+
+def test_at_the_door_they_do_so_at_the_far_end_too() -> None:
+    plan = plan_of((view(0, 0.6, (2, 4, 8, 16), knee_rows=1),))
+    waiting = queue_of(*(1000.0 for _ in range(400)))
+    backlog = Backlog([plan.work_s(each) for each in waiting], 0.002)
+    assert plan.misses(waiting, 0.0, [0.0], ratio=1.4, backlog=backlog).count > 0
+    assert plan.misses(waiting, 0.0, [0.0], ratio=1.4, backlog=backlog, door=True).count == 0
+
+
+def test_prices_follow_a_corrected_table() -> None:
+    family = FAMILY
+    latency = exact_model(family)
+    plan, queue = FallbackPlan(latency, [v.knee_rows for v in family]), EdfQueue()
+    waits = request(10, ALL)
+    queue.push(waits, plan.work_s(waits))
+    longest_s = plan.backlog(queue).longest_s
+    latency.tables[0].stretch(3.0)
+    latency.revision += 1
+    assert plan.backlog(queue).longest_s == pytest.approx(3 * longest_s)
+
+
+def test_a_long_queue_is_planned_anew_when_anything_changes() -> None:
+    """Who is due first stays planned while others join at the end; each answer must be that of a plan made afresh."""
+    plan, queue = plan_of(), EdfQueue()
+    for number in range(3 * PLANNED):
+        each = request(20 + number, ALL)
+        queue.push(each, plan.work_s(each))
+    newcomer = request(20 + 3 * PLANNED, ALL)
+
+    def as_afresh(now_s: float, free_at_s: list[float]) -> float:
+        late_s = plan.late_behind(queue, newcomer, now_s, free_at_s)
+        assert late_s == pytest.approx(plan_of().late_behind(queue, newcomer, now_s, free_at_s))
+        return late_s
+
+    seen = [as_afresh(0.0, [0.0, 0.01]), as_afresh(0.0, [0.005, 0.01]), as_afresh(0.007, [0.005, 0.01])]
+    queue.take(queue.requests[:4])
+    seen.append(as_afresh(0.007, [0.005, 0.01]))
+    hurried = request(15, ALL)
+    queue.push(hurried, plan.work_s(hurried))
+    seen.append(as_afresh(0.007, [0.005, 0.01]))
+    queue.remove(hurried)
+    seen.append(as_afresh(0.007, [0.005, 0.01]))
+    assert len(set(seen)) > 3
 
 
 @given(families(), st.lists(st.integers(1, 40), max_size=20), frees)
@@ -187,7 +240,7 @@ def test_who_goes_behind_a_long_queue_is_judged_as_in_a_look_at_all_of_it(
     free_at_s = [0.001 * worker for worker in range(workers)]
     late_s = plan.late_behind(queue, newcomer, 0.0, free_at_s, **terms)
     backlog = plan.backlog(queue).merged(waiting, plan.backlog_of(newcomer))
-    whole = plan.misses([*queue.requests, newcomer], 0.0, free_at_s, backlog=backlog, keep_late=True, **terms)
+    whole = plan.misses([*queue.requests, newcomer], 0.0, free_at_s, backlog=backlog, door=True, **terms)
     assert (late_s > 0) == whole.last
     if whole.last:
         assert late_s <= whole.late_s + 1e-9
