@@ -20,10 +20,9 @@ from loadtests.durations import DurationsError
 from loadtests.scenario import Scenario, ScenarioError, read_scenario
 from loadtests.simulation.events import SimulationError
 from loadtests.simulation.scalers import ScalerError
-from loadtests.studies.cells import GRIDS
 from loadtests.studies.document import Study, write_json
 from loadtests.studies.journal import Journal, JournalError
-from loadtests.studies.plan import REQUESTS, Plan, Wanted, plan_scenario, plan_suite
+from loadtests.studies.plan import REQUESTS, SUITES, Plan, Wanted, plan_scenario, plan_suite
 from loadtests.studies.results import SeedResult, cell_results
 from loadtests.study import StudyError
 from loadtests.suite import run_with_journal
@@ -35,13 +34,12 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 WIDTH = 160
 """Columns of a table that goes into a file or a pipe."""
-SUITES = " or ".join(GRIDS)
 
 
 def simulate(
     scenario: Annotated[Path | None, typer.Argument(help="Scenario file (TOML).", show_default=False)] = None,
     suite: Annotated[
-        str | None, typer.Option(help=f"Instead of a scenario, a grid of loads: {SUITES}.", show_default=False)
+        str | None, typer.Option(help=f"Instead of a scenario, many: {', '.join(SUITES)}.", show_default=False)
     ] = None,
     policy: Annotated[
         list[str] | None,
@@ -140,8 +138,8 @@ def _check(scenario: Path | None, suite: str | None, json_file: Path | None, rep
     """What can be wrong with the command line itself, told before anything is run."""
     if (scenario is None) == (suite is None):
         raise typer.BadParameter("give a scenario file, or --suite: one of them")
-    if suite is not None and suite not in GRIDS:
-        raise typer.BadParameter(f"there is no suite '{suite}'; there are: {SUITES}")
+    if suite is not None and suite not in SUITES:
+        raise typer.BadParameter(f"there is no suite '{suite}'; there are: {', '.join(SUITES)}")
     if suite is not None and json_file is None and report is None:
         raise typer.BadParameter("a suite takes long and goes on from its files: give --report FOLDER or --json FILE")
     if report is not None and find_spec("matplotlib") is None:

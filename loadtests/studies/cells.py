@@ -14,7 +14,7 @@ from loadtests.simulation.served import Served
 from loadtests.studies.shorten import expected_requests, resized
 from loadtests.workload import capacity_rows_s
 
-Kind = Literal["steady", "step", "ramp", "mixed", "scenario"]
+Kind = Literal["steady", "step", "ramp", "mixed", "fleet", "scenario"]
 
 BUDGET_MS: Mapping[str, float] = MappingProxyType({"fashion": 20.0, "text": 20.0})
 """Latency budget of the demo families in the grid; of others, the family's default budget."""

@@ -1,7 +1,8 @@
 """From what somebody asks to compare to the tasks that are run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from loadtests.scenario import read_scenario
@@ -9,6 +10,7 @@ from loadtests.simulation.served import Served
 from loadtests.simulation.setting import Assumptions
 from loadtests.studies.cells import BUDGET_MS, GRIDS, Cell
 from loadtests.studies.families import open_families
+from loadtests.studies.fleets import FLEET_POLICIES, FLEETS, fleet_cells
 from loadtests.studies.lineup import DEFAULT, check_policies, suite_policies, with_frame
 from loadtests.studies.shorten import expected_requests, resized
 from loadtests.study import Task, capacities
@@ -16,6 +18,7 @@ from loadtests.suite import suite_cells, tasks_of
 
 REQUESTS = 20_000
 """Most requests of a run of one scenario, unless told otherwise: about a second a policy."""
+SUITES = (*GRIDS, FLEETS)
 UNBOUNDED_BYTES = 1 << 50
 
 
@@ -64,23 +67,35 @@ def plan_scenario(file: Path, wanted: Wanted) -> Plan:
 
 
 def plan_suite(name: str, wanted: Wanted) -> Plan:
-    """A load grid on every family that was measured. Raises `DurationsError`, `PolicyError`; `name` is in `GRIDS`."""
+    """Loads, or fleets, with every family that was measured. Raises `DurationsError`, `PolicyError`; `name` is in
+    `SUITES`.
+    """
     served, artifacts = open_families(None, wanted.repository, wanted.durations, _batch_overhead_s(wanted))
+    policies = wanted.policies or (FLEET_POLICIES if name == FLEETS else ())
     for family in served:
-        check_policies(wanted.policies or suite_policies(family), [family])
-    grid = GRIDS[name]
-    if wanted.requests is not None:
-        grid = replace(grid, most=wanted.requests, least=min(grid.least, wanted.requests))
+        check_policies(policies or suite_policies(family), [family])
     budgets = {
         key: BUDGET_MS.get(key, artifact.family.default_budget.latency_ms) for key, artifact in artifacts.items()
     }
-    cells = suite_cells(grid, served, budgets, noise=wanted.noise)
     by_family = {family.name: (family,) for family in served}
     seeds = range(1, wanted.seeds + 1)
-    # The grid asks what time allows: at millions of rows a second the bytes a queue may hold would decide instead.
+    # The suites ask what time allows: at millions of rows a second the bytes a queue may hold would decide instead.
     assumed = replace(_assumptions(wanted, served), max_queue_bytes=UNBOUNDED_BYTES)
-    tasks = tasks_of(cells, by_family, wanted.policies, seeds, assumed)
-    return _plan(f"Load grid: {', '.join(by_family)}", cells, tasks, wanted)
+    cells = _suite_cells(name, served, budgets, wanted)
+    tasks = tasks_of(cells, by_family, policies, seeds, assumed)
+    title = "Fleets" if name == FLEETS else "Load grid"
+    return _plan(f"{title}: {', '.join(by_family)}", cells, tasks, wanted)
+
+
+def _suite_cells(name: str, served: Sequence[Served], budgets: Mapping[str, float], wanted: Wanted) -> list[Cell]:
+    most = wanted.requests
+    if name == FLEETS:
+        cells = (fleet_cells(each, budgets[each.name], noise=wanted.noise, most=most) for each in served)
+        return list(chain.from_iterable(cells))
+    grid = GRIDS[name]
+    if most is not None:
+        grid = replace(grid, most=most, least=min(grid.least, most))
+    return suite_cells(grid, served, budgets, noise=wanted.noise)
 
 
 def _batch_overhead_s(wanted: Wanted) -> float:

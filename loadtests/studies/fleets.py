@@ -1,0 +1,62 @@
+"""The fleet suite: one stream of requests on one number of workers, behind few gateways and many.
+
+A gateway decides with what it knows. Colocated it knows its own workers, of which there are fewer the more gateways
+there are. Split, the workers are everybody's, and what the others sent is known late. What that costs is asked here, at
+rates that no machine of a developer bears.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from loadtests.scenario import Scenario
+from loadtests.simulation.served import Served
+from loadtests.studies.cells import Cell
+from loadtests.studies.lineup import SMALLEST
+from loadtests.studies.shorten import resized
+from serving.core.policies.registry import EARLY_DROP, LOOK_AHEAD
+
+FLEETS = "fleets"
+"""The suite's name."""
+FLEET_POLICIES = (LOOK_AHEAD, "slackfit-queue" + EARLY_DROP, SMALLEST)
+"""Compared when nobody names any: runs of this size take long."""
+WORKERS = 256
+RATES = (1e5, 1e6)
+"""Requests a second, of one row each."""
+COLOCATED = (16, 128)
+"""Gateways with workers of their own."""
+SPLIT = (1, 4, 16, 64)
+"""Gateways that share all workers."""
+STALENESS_MS = (0.0, 10.0)
+"""Age of what a gateway knows of the others' batches."""
+BUDGETS, MOST = 10.0, 200_000
+"""Latency budgets a run lasts, and the most requests it has."""
+
+
+def fleet_cells(family: Served, budget_ms: float, *, noise: bool = True, most: int | None = None) -> list[Cell]:
+    """Every fleet at every rate; `most` requests a run instead of `MOST`."""
+    cells = []
+    for rate in RATES:
+        for name, fleet in _fleets():
+            scenario = Scenario.model_validate(
+                {
+                    "name": "fleet",
+                    "duration_s": BUDGETS * budget_ms / 1e3,
+                    "arrivals": {"kind": "poisson", "rate": rate},
+                    "classes": [{"name": "plain", "model": family.name, "latency_ms": budget_ms}],
+                    "fleet": fleet,
+                }
+            )
+            sized = resized(scenario, {}, 1, most or MOST)
+            cells.append(Cell(f"{family.name} {rate:.0e}/s {name}", family.name, "fleet", sized, noise))
+    return cells
+
+
+def _fleets() -> Iterator[tuple[str, dict[str, Any]]]:
+    for gateways in COLOCATED:
+        workers = WORKERS // gateways
+        yield f"{gateways} gateways of {workers}", {"gateways": gateways, "workers": workers}
+    for gateways in SPLIT:
+        for staleness_ms in STALENESS_MS if gateways > 1 else STALENESS_MS[:1]:
+            name = f"{gateways} over {WORKERS}" + (f", {staleness_ms:g} ms late" if staleness_ms else "")
+            shared = {"topology": "split", "workers": WORKERS, "gateways": gateways, "staleness_ms": staleness_ms}
+            yield name, shared
