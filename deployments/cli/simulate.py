@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from deployments.cli.common import ModelsOption, err
 from deployments.cli.simulate_scaling import show_scaling, study_scaling
-from deployments.cli.simulate_tables import cell_table, group_table
+from deployments.cli.simulate_tables import cell_table, cells_table, group_table
 from loadtests.arrivals import TraceError
 from loadtests.crew import CrewError
 from loadtests.durations import DurationsError
@@ -182,6 +182,9 @@ def _show(study: Study) -> None:
     out = Console(width=None if sys.stdout.isatty() else WIDTH)
     if len(study.results) == 1:
         out.print(cell_table(study.results[0]))
+        return
+    if all(result.cell.kind == "fleet" for result in study.results):
+        out.print(cells_table(study.results))
         return
     for group in study.groups:
         out.print(group_table(group))

@@ -1,5 +1,7 @@
 """What `gearshift simulate` prints: a row a policy, of one load or of many."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +14,8 @@ CELL_HEADS = (
     "head-\nroom", "p50\nms", "p99\nms", "rejected", "expired", "late", "CPU µs\na req.", "mJ\na req.",
     "decide\np99 µs",
 )  # fmt: skip
+BRIEFLY = (1, 3, 6, 7, 8, 9, 10, 11, 12, 15)
+"""Columns of a load that are told where each load has a line."""
 GROUP_HEADS = (
     "policy", "headroom\nmean", "median", "worst", "attain %\nmean", "worst", "worst against\nattainable",
     "effective\naccuracy", "look-ahead\nis better", "its lead\nin headroom", "95 %\ninterval",
@@ -36,6 +40,17 @@ def group_table(group: Group) -> Table:
     table = _table(f"{group.name}: {group.cells} loads, {group.with_room} with room above the smallest", GROUP_HEADS)
     for line in group.lines:
         table.add_row(*_group_row(line), style="bold" if line.policy == LOOK_AHEAD else "")
+    return table
+
+
+def cells_table(results: Sequence[CellResult]) -> Table:
+    """Many loads that have no mean, a line each: look-ahead on each of them."""
+    table = _table(f"{LOOK_AHEAD}, load by load", ("load", *(CELL_HEADS[at] for at in BRIEFLY)))
+    for result in results:
+        row = result.row(LOOK_AHEAD)
+        if row is not None:
+            told = _cell_row(row, result.upper_bound.mean)
+            table.add_row(result.cell.name, *(told[at] for at in BRIEFLY))
     return table
 
 

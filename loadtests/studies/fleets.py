@@ -1,4 +1,4 @@
-"""The fleet suite: one stream of requests on one number of workers, behind few gateways and many.
+"""The fleet suite: one stream of requests on the same workers, behind few gateways and many.
 
 A gateway decides with what it knows. Colocated it knows its own workers, of which there are fewer the more gateways
 there are. Split, the workers are everybody's, and what the others sent is known late. What that costs is asked here, at
@@ -19,11 +19,10 @@ FLEETS = "fleets"
 """The suite's name."""
 FLEET_POLICIES = (LOOK_AHEAD, "slackfit-queue" + EARLY_DROP, SMALLEST)
 """Compared when nobody names any: runs of this size take long."""
-WORKERS = 256
-RATES = (1e5, 1e6)
-"""Requests a second, of one row each."""
-COLOCATED = (16, 128)
-"""Gateways with workers of their own."""
+SIZES = ((1e5, 64), (1e6, 256))
+"""Requests a second, of one row each, and the workers for them."""
+COLOCATED = (16, 2)
+"""Workers of each gateway that has its own."""
 SPLIT = (1, 4, 16, 64)
 """Gateways that share all workers."""
 STALENESS_MS = (0.0, 10.0)
@@ -35,8 +34,8 @@ BUDGETS, MOST = 10.0, 200_000
 def fleet_cells(family: Served, budget_ms: float, *, noise: bool = True, most: int | None = None) -> list[Cell]:
     """Every fleet at every rate; `most` requests a run instead of `MOST`."""
     cells = []
-    for rate in RATES:
-        for name, fleet in _fleets():
+    for rate, workers in SIZES:
+        for name, fleet in _fleets(workers):
             scenario = Scenario.model_validate(
                 {
                     "name": "fleet",
@@ -51,12 +50,11 @@ def fleet_cells(family: Served, budget_ms: float, *, noise: bool = True, most: i
     return cells
 
 
-def _fleets() -> Iterator[tuple[str, dict[str, Any]]]:
-    for gateways in COLOCATED:
-        workers = WORKERS // gateways
-        yield f"{gateways} gateways of {workers}", {"gateways": gateways, "workers": workers}
+def _fleets(workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for own in COLOCATED:
+        yield f"{workers // own} gateways of {own}", {"gateways": workers // own, "workers": own}
     for gateways in SPLIT:
         for staleness_ms in STALENESS_MS if gateways > 1 else STALENESS_MS[:1]:
-            name = f"{gateways} over {WORKERS}" + (f", {staleness_ms:g} ms late" if staleness_ms else "")
-            shared = {"topology": "split", "workers": WORKERS, "gateways": gateways, "staleness_ms": staleness_ms}
+            name = f"{gateways} over {workers}" + (f", {staleness_ms:g} ms late" if staleness_ms else "")
+            shared = {"topology": "split", "workers": workers, "gateways": gateways, "staleness_ms": staleness_ms}
             yield name, shared

@@ -136,3 +136,12 @@ def test_a_scaler_needs_a_scenario_that_scales(few: Path) -> None:
     code, told = run(few, "--scaler", "signals")
     assert code == 2
     assert "[autoscaling]" in told
+
+
+def test_fleets_have_a_line_each(tmp_path: Path) -> None:
+    file = tmp_path / "fleets.json"
+    code, told = run("--suite", "fleets", "--seeds", 1, "--requests", 100, "--policy", "look-ahead", "--json", file)
+    assert code == 0, told
+    names = [cell["cell"] for cell in json.loads(file.read_text())["cells"]]
+    assert all(name in told for name in names)
+    assert "text 1e+06/s 64 over 256, 10 ms late" in names
