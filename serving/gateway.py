@@ -126,11 +126,12 @@ class Gateway:
         Exactly one outcome is counted for it. Raises `Infeasible`, `UnknownModel` (a pinned variant),
         `Rejected`, `Expired`, `Cancelled`, `InputRefusedByModel`, `Unavailable` or `InternalError`.
         """
+        # The priority orders requests, it does not change what the budget allows: one cache entry for all.
+        budget = replace(call.budget, priority=0) if call.budget.priority else call.budget
         try:
-            # The priority orders requests, it does not change what the budget allows: one cache entry for all.
-            budget = replace(call.budget, priority=0) if call.budget.priority else call.budget
             eligibility = lane.eligibility(budget, call.rows)
         except (Infeasible, UnknownModel):
+            lane.doubt(budget, call.rows, self._clock())
             lane.count_end(Outcome.REJECTED, call.rows, self._clock() - call.received_s)
             raise
         except Unavailable:

@@ -13,6 +13,7 @@ from serving.cache import ResponseCache
 from serving.config import CacheSettings, ConfigError, SchedulerSettings
 from serving.core.budget import RequestBudget, eligible_variants
 from serving.core.demand import DemandOptions, ModelSignals
+from serving.core.errors import Infeasible, UnknownModel
 from serving.core.fleet import VariantView, view_variants
 from serving.core.lookahead import LookAheadSettings
 from serving.core.outcome import Outcome
@@ -69,6 +70,7 @@ class Lane:
         except PolicyError as error:
             raise ConfigError(f"setting scheduler.policy, model '{family.name}': {error}") from error
         self.variants = self.scheduler.variants
+        self._calibrated = views
         self._revision = 0
         self.accuracy_known = family.variants[0].accuracy is not None
         self.free_axes = any(-1 in spec.shape[1:] for spec in family.inputs)
@@ -165,6 +167,17 @@ class Lane:
         self.eligibility.cache_clear()
         self._counter("gearshift_variant_ready", self.variants[variant].name).value = 1
 
+    def doubt(self, budget: RequestBudget, rows: int, now_s: float) -> None:
+        """The budget is refused as infeasible. Where calibration found it feasible, what was learnt since is doubted:
+        a variant that nobody else asks for would not be seen again.
+        """
+        try:
+            eligible_variants(budget, rows, self._calibrated, self.family.name)
+        except (Infeasible, UnknownModel):
+            return
+        self.scheduler.doubt(now_s)
+        self._follow_tables()
+
     def count_look_up(self, result: Literal["hit", "miss"], spent_s: float) -> None:
         """Account for a search among the kept answers."""
         self._counter("gearshift_cache_lookups_total", result).value += 1
@@ -180,9 +193,7 @@ class Lane:
         expected_s = self._expected_s(variant, rows, execution)
         took_s = execution.service_s
         ratio = self.scheduler.observe(variant, rows, took_s, now_s, expected_s=expected_s, crowd=crowd)
-        if self._revision != self.scheduler.latency.revision:
-            self._revision = self.scheduler.latency.revision
-            self.eligibility.cache_clear()
+        self._follow_tables()
         self._error_ratio.observe(ratio)
         self._histogram("gearshift_compute_duration_seconds", name).observe(execution.compute_s)
         self._histogram("gearshift_batch_rows", name).observe(rows)
@@ -243,6 +254,12 @@ class Lane:
         latency = self.scheduler.latency
         count = int(np.count_nonzero(execution.outputs[ESCALATED] == WENT_ON))
         return latency.mean_s(first, rows) + (latency.mean_s(then, count) if count else 0.0)
+
+    def _follow_tables(self) -> None:
+        """What budgets allow goes by the tables as they are corrected now."""
+        if self._revision != self.scheduler.latency.revision:
+            self._revision = self.scheduler.latency.revision
+            self.eligibility.cache_clear()
 
     def _eligibility(self, budget: RequestBudget, rows: int) -> Eligibility:
         away = self.scheduler.latency.suspended

@@ -154,6 +154,14 @@ class Scheduler:
         """Worker time of the request on its cheapest variant, as things go now."""
         return self._plan.work_s(request) * self.latency.slowdown
 
+    def doubt(self, now_s: float) -> None:
+        """Somebody is refused because of what was learnt: where no batch has confirmed it for long, forget half."""
+        if now_s - self._learnt_at_s > RELAX_AFTER_S:
+            self._learnt_at_s = now_s
+            self._closed = None
+            self.latency.relax()
+            self.overhead_s /= 2
+
     def refusing(self, now_s: float) -> bool:
         """Whether a request has been refused a moment ago."""
         return now_s - self._refused_at_s <= REFUSING_S
@@ -349,11 +357,7 @@ class Scheduler:
     def _refuse(self, verdict: Rejected, now_s: float) -> None:
         if verdict.cause != "budget":
             self._refused_at_s = now_s
-        if now_s - self._learnt_at_s > RELAX_AFTER_S:
-            self._learnt_at_s = now_s
-            self._closed = None
-            self.latency.relax()
-            self.overhead_s /= 2
+        self.doubt(now_s)
 
     def _count_arrival(self, request: Request, now_s: float) -> None:
         if self._seen_at_s is None:

@@ -24,7 +24,7 @@ from serving.core.errors import (
 )
 from serving.gateway import TOO_MUCH_WORK, Result
 from serving.metrics import stat
-from serving.ports import ModelFailed, Tensors, WorkerLost
+from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
 from serving.testing import FakeBackend, echo
 from tests.support.gateways import House, call_of, tagged_family
 
@@ -94,6 +94,38 @@ async def test_a_pinned_variant_answers(house: House) -> None:
     call = house.call(1, variant="small")
     (await house.backend.started()).finish()
     assert ((await call).variant, (await call).reason) == ("small", "pinned")
+
+
+async def test_a_pinned_variant_that_only_seems_too_slow_is_tried_again(house: House) -> None:
+    """Nobody else asks for it: were it refused for good, nothing would ever show that it was a bad moment."""
+    for _ in range(40):  # a hundred times as slow as calibrated, while the other one keeps to its time
+        house.lane.count_batch(0, 1, Execution({}, 0.001, 0.001), house.clock())
+        house.lane.count_batch(1, 1, Execution({}, 1.0, 1.0), house.clock())
+    refused = 0
+    for _ in range(20):
+        call = house.call(1, latency_s=0.1, variant="large")
+        await house.settle()
+        if not call.done():
+            break
+        with pytest.raises(Infeasible):
+            await call
+        refused += 1
+        house.clock.advance(0.3)
+    assert refused > 0, "it did not seem too slow"
+    (await house.backend.started()).finish(0.010)
+    assert (await call).variant == "large"
+
+
+async def test_a_budget_that_never_was_feasible_makes_nobody_doubt(house: House) -> None:
+    for _ in range(40):
+        house.lane.count_batch(0, 1, Execution({}, 0.003, 0.003), house.clock())
+    slowdown = house.lane.scheduler.latency.slowdown
+    assert slowdown > 2
+    for _ in range(5):
+        house.clock.advance(0.3)
+        with pytest.raises(Infeasible):
+            await house.call(1, latency_s=0.0001)
+    assert house.lane.scheduler.latency.slowdown == slowdown
 
 
 @pytest.mark.parametrize(("rest", "error"), [({"latency_s": 0.0001}, Infeasible), ({"variant": "none"}, UnknownModel)])
