@@ -16,7 +16,7 @@ OFF_LOOP_BYTES = 256 * 1024
 """Tensors above this are parsed and written in a thread: a millisecond of parsing would hold up everybody else."""
 MAX_REQUEST_ID = 128
 REQUESTS_A_TURN = 32
-"""Requests parsed in one turn of the event loop: about three milliseconds, and a good batch."""
+"""Most requests parsed in one turn of the event loop: a good batch."""
 
 
 class Door:

@@ -1,7 +1,8 @@
 import asyncio
+from itertools import pairwise
 
 from serving.testing import ManualClock
-from serving.turnstile import Turnstile
+from serving.turnstile import LEAST, TURN_S, Turnstile
 
 
 async def enter(turnstile: Turnstile, entered: list[int], number: int, give_up_s: float) -> None:
@@ -82,3 +83,38 @@ async def test_a_caller_who_left_takes_nobody_s_place() -> None:
     tasks[1].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert entered == [0, 2, 3]
+
+
+async def turns_of(turnstile: Turnstile, clock: ManualClock, entry_s: float) -> list[int]:
+    """How many enter in each turn, when each takes so long."""
+    entered: list[int] = []
+    turns = [0]
+
+    async def parse(number: int) -> None:
+        await turnstile.enter(1e6)
+        clock.advance(entry_s)
+        entered.append(number)
+
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        turns.append(len(entered))
+        if len(entered) < 600:
+            loop.call_soon(look)
+
+    tasks = [asyncio.ensure_future(parse(number)) for number in range(600)]
+    loop.call_soon(look)
+    await asyncio.gather(*tasks)
+    return [after - before for before, after in pairwise(turns)]
+
+
+async def test_a_turn_lets_in_as_many_as_it_has_time_for() -> None:
+    clock = ManualClock()
+    turnstile = Turnstile(32, clock)
+    assert max((await turns_of(turnstile, clock, TURN_S / 100))[:-1]) == 32
+    slow = await turns_of(turnstile, clock, TURN_S / 8)
+    assert slow[len(slow) // 2] == 8
+    stuck = await turns_of(turnstile, clock, TURN_S)
+    assert stuck[len(stuck) // 2] == LEAST
+    quick = await turns_of(turnstile, clock, TURN_S / 100)
+    assert max(quick) == 32
