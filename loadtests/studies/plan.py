@@ -19,6 +19,7 @@ from loadtests.suite import suite_cells, tasks_of
 REQUESTS = 20_000
 """Most requests of a run of one scenario, unless told otherwise: about a second a policy."""
 SUITES = (*GRIDS, FLEETS)
+"""By name, what is run where no scenario is given."""
 UNBOUNDED_BYTES = 1 << 50
 
 
