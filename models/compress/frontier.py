@@ -55,14 +55,15 @@ def thinned(candidates: Sequence[Rated], most: int, always: frozenset[int] = fro
     """At most `most` candidates (indices, in order) that stand for all: the ones closest to a neighbour go first.
 
     Distance is taken along the latency axis (the first cost), in ratio, which is how a latency budget chooses;
-    the ends of the range and the indices in `always` stay.
+    the indices in `always` stay, and the ends of the range while another can go; of the ends the slowest goes first.
     """
-    kept = sorted(range(len(candidates)), key=lambda at: candidates[at].costs[0])
+    kept = sorted(range(len(candidates)), key=lambda at: (candidates[at].costs[0], at))
     while len(kept) > max(most, 2):
-        spare = [place for place in range(1, len(kept) - 1) if kept[place] not in always]
-        if not spare:
+        inner = [place for place in range(1, len(kept) - 1) if kept[place] not in always]
+        ends = [place for place in (len(kept) - 1, 0) if kept[place] not in always]
+        if not inner and not ends:
             break
-        del kept[min(spare, key=lambda place: _room(candidates, kept, place))]
+        del kept[min(inner, key=lambda place: _room(candidates, kept, place)) if inner else ends[0]]
     return sorted(kept)
 
 

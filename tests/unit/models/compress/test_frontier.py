@@ -45,6 +45,12 @@ def test_thinning_keeps_the_ends_and_what_is_asked_for():
     assert {0, 3, 7} <= set(kept)
 
 
+def test_thinning_keeps_to_the_most_when_neither_end_is_asked_for():
+    rated = [Rating(0.5 + 0.1 * at, (float(2**at),)) for at in range(3)]
+    assert thinned(rated, 2, always=frozenset({1})) == [0, 1]
+    assert thinned(rated, 2, always=frozenset({0, 1, 2})) == [0, 1, 2]
+
+
 def test_thinning_drops_the_member_that_adds_least():
     rated = [Rating(0.80, (1.0,)), Rating(0.801, (1.05,)), Rating(0.85, (2.0,)), Rating(0.9, (4.0,))]
     assert thinned(rated, 3) == [0, 2, 3]
