@@ -220,7 +220,7 @@ class Dispatcher:
     async def _run(self, lane: Lane, batch: Dispatch, worker: int, started_s: float) -> None:
         """One batch, from its worker's start to the worker's end; nobody in it is left waiting."""
         try:
-            await self._answer(lane, batch, started_s)
+            await self._answer(lane, batch, worker, started_s)
         except Exception:
             log.exception("batch failed", extra={"model": lane.key, "rows": batch.rows})
             _fail(batch.requests, InternalError("internal error"))
@@ -231,9 +231,9 @@ class Dispatcher:
             lane.in_flight -= 1
             self._pump()
 
-    async def _answer(self, lane: Lane, batch: Dispatch, started_s: float) -> None:
+    async def _answer(self, lane: Lane, batch: Dispatch, worker: int, started_s: float) -> None:
         try:
-            await self._execute(lane, batch, batch.requests, started_s)
+            service_s = await self._execute(lane, batch, batch.requests, started_s)
         except ModelFailed as error:
             failure = error
         except VariantUnavailable as error:
@@ -244,10 +244,14 @@ class Dispatcher:
             _fail(batch.requests, Unavailable(WORKER_LOST))
             return
         else:
+            kept_s = self.workers.kept_s(worker, self._clock())
+            if kept_s is not None:
+                lane.scheduler.observe_hand_over(kept_s - service_s)
             return
         await self._find_guilty(lane, batch, failure)
 
-    async def _execute(self, lane: Lane, batch: Dispatch, requests: Sequence[Request], started_s: float) -> None:
+    async def _execute(self, lane: Lane, batch: Dispatch, requests: Sequence[Request], started_s: float) -> float:
+        """Run these requests of a batch and answer them; returns the time the model took, in seconds."""
         rows = [request.rows for request in requests]
         total = sum(rows)
         variant = lane.variants[batch.variant]
@@ -273,8 +277,6 @@ class Dispatcher:
         if variant.elsewhere:
             self._remotes[lane].succeeded(batch.variant)
         lane.count_batch(batch.variant, total, execution, finished_s, crowd)
-        if self._backend.depth == 1:  # else the next batch waits at the worker already
-            lane.scheduler.observe_hand_over(finished_s - started_s - execution.service_s)
         parts = _split(lane, execution.outputs, rows)
         lane.count_stages(total, merged_s - started_s, execution.compute_s, self._clock() - finished_s)
         for request, outputs in zip(requests, parts, strict=True):
@@ -290,6 +292,7 @@ class Dispatcher:
             pending: Pending = request.payload
             if not pending.future.done():
                 pending.future.set_result(answer)
+        return execution.service_s
 
     def _go_without(self, lane: Lane, variant: int, requests: Sequence[Request], reason: str) -> None:
         """The endpoint of a variant did not answer: those who wait for it queue again, for another variant."""

@@ -247,8 +247,9 @@ class Simulation:
         self.ended_s = now_s
         scheduler = gateway.schedulers[batch.model]
         scheduler.observe(batch.variant, batch.rows, batch.service_s, now_s, crowd=batch.crowd)
-        if gateway.workers.depth == 1:
-            scheduler.observe_hand_over(now_s - batch.decided_s - batch.service_s)
+        kept_s = gateway.workers.kept_s(batch.booked, now_s)
+        if kept_s is not None:
+            scheduler.observe_hand_over(kept_s - batch.service_s)
         gateway.workers.finish(batch.booked, now_s)
         gateway.route.returned(batch)
         self._moved[gateway] = None

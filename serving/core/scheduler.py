@@ -312,8 +312,13 @@ class Scheduler:
         self.overhead_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.overhead_s)
 
     def observe_hand_over(self, seconds: float) -> None:
-        """Learn how long a worker was kept by a batch besides the model; as cautiously as the overhead."""
-        self.hand_over_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.hand_over_s)
+        """Learn how long a worker was kept by a batch besides the model; as cautiously as the overhead.
+
+        Less than nothing is possible: two batches booked one behind the other may have run side by side. Only what is
+        left of the mean counts then.
+        """
+        step_s = OVERHEAD_WEIGHT * self._step_s(seconds, self.hand_over_s)
+        self.hand_over_s = max(0.0, self.hand_over_s + step_s)
 
     def least_s(self, request: Request) -> float:
         """Time from receipt to answer on an idle gateway with the request's fastest variant, with room for noise."""

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class _Worker:
+    since_s: float = 0.0
+    """Since when it is kept by the batch that runs."""
+    followed: bool = False
+    """Whether that batch was there already when the one before it ended."""
     free_at_s: float = 0.0
     expected_s: deque[float] = field(default_factory=deque)
     """Predicted service times of the batches in flight; the first one is running."""
@@ -71,21 +75,36 @@ class Workers:
         """Book a batch on the worker that can start it first; returns that worker's number."""
         number = self._next(now_s)
         worker = self._workers[number]
+        if not worker.expected_s:
+            worker.since_s, worker.followed = now_s, False
         begin_s = max(now_s, worker.free_at_s) if worker.expected_s else now_s
         worker.free_at_s = begin_s + expected_s
         worker.expected_s.append(expected_s)
         self.in_flight += 1
         return number
 
+    def kept_s(self, number: int, now_s: float) -> float | None:
+        """How long the batch that ends on this worker has kept it, what comes besides the model included.
+
+        None where that is not known: with two batches in flight a worker, one that followed none was on its way for
+        some of the time, and a second would have been on its way beside it.
+        """
+        worker = self._worker(number)
+        return now_s - worker.since_s if worker.followed or self.depth == 1 else None
+
     def finish(self, number: int, now_s: float) -> None:
         """The batch that ran on this worker has ended; a second one starts now."""
-        worker = self._workers[number] if number < len(self._workers) else self._leaving[number]
+        worker = self._worker(number)
         worker.expected_s.popleft()
+        worker.since_s, worker.followed = now_s, True
         worker.free_at_s = now_s + sum(worker.expected_s)
         if number < len(self._workers):
             self.in_flight -= 1
         elif not worker.expected_s:
             del self._leaving[number]
+
+    def _worker(self, number: int) -> _Worker:
+        return self._workers[number] if number < len(self._workers) else self._leaving[number]
 
     def _next(self, now_s: float) -> int:
         open_to_more = [i for i, worker in enumerate(self._workers) if len(worker.expected_s) < self.depth]

@@ -120,24 +120,16 @@ class TestGateways:
         assert result.busy_share == pytest.approx(1.0, abs=0.01)
 
     def test_gateways_that_share_workers_keep_their_promises(self) -> None:
-        at_ms = np.cumsum(np.random.default_rng(3).exponential(1.2, 4000)).tolist()
-        asked = calls(*at_ms, budget_ms=40)
-        shares = [
-            simulate(
-                asked,
-                [TINY],
-                Fleet(workers=4, gateways=gateways, split=True),
-                named_policy("look-ahead"),
-                assumptions=EXACT,
-            )
-            .metrics()
-            .attainment
-            for gateways in (1, 4)
-        ]
+        def share(gateways: int, seed: int) -> float:
+            asked = calls(*np.cumsum(np.random.default_rng(seed).exponential(1.2, 4000)).tolist(), budget_ms=40)
+            fleet = Fleet(workers=4, gateways=gateways, split=True)
+            return simulate(asked, [TINY], fleet, named_policy("look-ahead"), assumptions=EXACT).metrics().attainment
+
+        alone, four = (np.mean([share(gateways, seed) for seed in (1, 2, 3)]) for gateways in (1, 4))
         # One alone loses some: the router does not send batches where they were booked. Four that each counted on
         # all the workers lost a twentieth more.
-        assert min(shares) > 0.9
-        assert shares[1] > shares[0] - 0.02
+        assert min(alone, four) > 0.9
+        assert four > alone - 0.02
 
     def test_the_way_to_a_worker_and_back_takes_time(self) -> None:
         assumed = Assumptions(overhead=Overhead(travel_us=3000), noise=False, batch_overhead_s=0.0)

@@ -13,6 +13,7 @@ from serving.codec.merge import batch_key
 from serving.core.admission import Admitted, Rejected
 from serving.core.errors import Expired, GearshiftError, InternalError, Unavailable
 from serving.core.request import Request
+from serving.core.scheduler import OVERHEAD_STEP_S, OVERHEAD_WEIGHT
 from serving.dispatcher import Answer, Pending
 from serving.gateway import Result
 from serving.ports import Execution, ExecutionError, ModelFailed, Tensors, WorkerLost
@@ -308,7 +309,26 @@ async def test_what_a_worker_is_kept_by_besides_the_model_is_learnt(make_house: 
         await house.call(1)
         learnt.append(house.lane.scheduler.hand_over_s)
     assert learnt[0] > 0
-    assert learnt[1] == 0, "the next batch waits at the worker already"
+    assert learnt[1] == 0, "it was on its way for some of that time, and a second would have been beside it"
+
+
+async def test_a_worker_is_kept_by_the_batch_that_follows_from_the_end_of_the_one_before(
+    make_house: MakeHouse,
+) -> None:
+    house = make_house(FakeBackend(depth=2, hold=True))
+    futures = []
+    for tag in range(2):
+        futures.append(offer(house, tag)[1])
+        await house.settle()
+    first, second = house.backend.batches
+    house.clock.advance(0.004)
+    first.finish(0.001)
+    await house.settle()
+    assert house.lane.scheduler.hand_over_s == 0
+    house.clock.advance(0.004)
+    second.finish(0.001)
+    await asyncio.gather(*futures)
+    assert house.lane.scheduler.hand_over_s == pytest.approx(OVERHEAD_WEIGHT * OVERHEAD_STEP_S), "3 ms are far above 0"
 
 
 class SplitsBadly(dict[str, np.ndarray]):

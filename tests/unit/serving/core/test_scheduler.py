@@ -115,6 +115,8 @@ def test_workers_that_wait_for_their_next_batch_leave_less_room() -> None:
     assert slow.hand_over_s == pytest.approx(0.006, rel=0.01)
     slow.observe_hand_over(1.0)
     assert slow.hand_over_s < 0.007, "a single stall is no habit"
+    quick.observe_hand_over(-0.006)
+    assert quick.hand_over_s == 0
     asked = [request(20, BOTH, rows=4) for _ in range(100)]
     let_in = [sum(isinstance(s.offer(each, 0.0, NOW), Admitted) for each in asked) for s in (quick, slow)]
     assert let_in[0] > 1.5 * let_in[1] > 0, let_in

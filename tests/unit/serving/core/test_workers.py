@@ -136,3 +136,28 @@ def test_the_crowd_is_the_share_of_the_others_that_are_busy() -> None:
     alone = Workers(1)
     alone.start(0.0, 1.0)
     assert alone.crowd == 0.0
+
+
+def test_a_worker_alone_is_kept_from_the_start_of_its_batch() -> None:
+    workers = Workers(1)
+    workers.start(1.0, 9.0)
+    assert workers.kept_s(0, 3.0) == 2.0
+    workers.finish(0, 3.0)
+    workers.start(4.0, 9.0)
+    assert workers.kept_s(0, 4.5) == 0.5
+
+
+def test_with_two_in_flight_only_a_batch_that_followed_tells_what_kept_the_worker() -> None:
+    workers = Workers(1, depth=2)
+    workers.start(0.0, 1.0)
+    workers.start(0.5, 1.0)
+    assert workers.kept_s(0, 2.0) is None
+    workers.finish(0, 2.0)
+    assert workers.kept_s(0, 3.5) == 1.5
+    workers.finish(0, 3.5)
+    workers.start(4.0, 1.0)
+    assert workers.kept_s(0, 5.0) is None
+    workers.start(4.5, 1.0)
+    workers.resize(1)
+    workers.finish(0, 5.0)
+    assert workers.kept_s(0, 6.0) == 1.0
