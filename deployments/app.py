@@ -4,9 +4,11 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from deployments.autoscaling import autoscaling_config
 from deployments.gateway import GatewayReplica
+from deployments.routing import Booked
 from deployments.worker import Worker
 from serving.config import Settings, load_settings
 
@@ -61,6 +63,7 @@ def workers(settings: Settings) -> Application:
         name=WORKER,
         **_replicas(settings, settings.worker_replicas(), scaled=True),
         graceful_shutdown_timeout_s=settings.server.drain_s + STOP_MARGIN_S,
+        request_router_config=RequestRouterConfig(request_router_class=Booked),
         **SHARED,
     )
     return worker.bind(settings.model_dump_json())

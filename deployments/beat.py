@@ -1,8 +1,8 @@
 """What gateways and workers of the split topology tell each other once a second.
 
-A gateway calls all workers at once: they learn what it is asked for, and it learns how many of them there are and how
-many gateways share them. So workers can be scaled on the gateways' signals, and every gateway knows its share of the
-workers as they come and go.
+A gateway calls all workers at once: they learn what it is asked for, and it learns how many of them there are, how many
+gateways share them, and its own place among those. So workers can be scaled on the gateways' signals, and every gateway
+knows which workers are its own as they come and go.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from deployments.handles import LOST, HandleBackend
 from serving.core.demand import ReplicaSignals
-from serving.core.workers import fair_share
+from serving.core.workers import own_workers
 
 BEAT_S = 1.0
 ANSWER_S = 5.0
@@ -46,12 +46,13 @@ class Beat:
         numbers = {} if load is None else load.flat()
         response = self._handle.broadcast("hear", self._name, numbers)
         answers = await response.results_async(timeout_s=ANSWER_S, return_exceptions=True)
-        heard = [answer for answer in answers if isinstance(answer, int)]
+        heard = [answer for answer in answers if isinstance(answer, tuple)]
         if heard:
-            share = fair_share(len(heard), max(heard))
-            if share != self._backend.workers:
-                log.info("workers", extra={"workers": len(heard), "gateways": max(heard), "share": share})
-            self._backend.workers = share
+            place, gateways = max(heard, key=lambda told: told[1])  # a worker that is new has not heard of all
+            own = own_workers(len(heard), gateways, place)
+            if own != self._backend.own:
+                log.info("workers", extra={"workers": len(heard), "gateways": gateways, "own": list(own)})
+            self._backend.own = own
 
     async def _run(self) -> None:
         while True:

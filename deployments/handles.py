@@ -1,4 +1,4 @@
-"""A `VariantBackend` over a Ray Serve handle: one call a batch, to whichever worker has least to do."""
+"""A `VariantBackend` over a Ray Serve handle: one call a batch, to the worker it was booked on."""
 
 import asyncio
 import logging
@@ -35,9 +35,9 @@ class HandleBackend:
     batch_overhead_s = 0.001
     """Assumed, not measured: packing, the call, and its way back."""
 
-    def __init__(self, handle: Any, workers: int) -> None:
-        """`handle`: a DeploymentHandle of `Worker`; `workers`: how many of its replicas to count on."""
-        self.workers = workers
+    def __init__(self, handle: Any, own: range) -> None:
+        """`handle`: a DeploymentHandle of `Worker`; `own`: the numbers of its replicas to send to (`own_workers`)."""
+        self.own = own
         # Both ways are prepared once: options() copies the handle.
         plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
         self._direct = handle.options(method_name="run", **plain)
@@ -45,7 +45,12 @@ class HandleBackend:
         self._calls: set[asyncio.Future[Any]] = set()
         self._closed = False
 
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+    @property
+    def workers(self) -> int:
+        """See `VariantBackend.workers`."""
+        return len(self.own)
+
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
         """See `VariantBackend.run`. Tried once more on another worker when one is lost and time is left."""
         give_up_s = time.monotonic() + max(budget_s, MIN_TIMEOUT_S) + TIMEOUT_MARGIN_S
         packed = pack(inputs)
@@ -56,10 +61,10 @@ class HandleBackend:
         for attempt in range(1, TRIES + 1):
             left_s = budget_s - (time.monotonic() - started_s)
             try:
-                result = await self._call(handle, (model, variant, packed, left_s, *traced), give_up_s)
+                number = self.own[worker % len(self.own)] + attempt - 1  # another try goes to the next worker
+                result = await self._call(handle, (model, variant, packed, left_s, *traced), number, give_up_s)
             except LOST as error:
-                # Ray drops a dead replica from its routes, so another try goes elsewhere. Running a batch
-                # twice is harmless, but pointless once every deadline in it has passed.
+                # Running a batch twice is harmless, but pointless once every deadline in it has passed.
                 if attempt == TRIES or left_s <= 0 or self._closed or isinstance(error, asyncio.TimeoutError):
                     raise WorkerLost(type(error).__name__) from error
                 log.warning("worker lost, trying another", extra={"model": model, "error": type(error).__name__})
@@ -78,10 +83,12 @@ class HandleBackend:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _call(self, handle: Any, arguments: tuple[Any, ...], give_up_s: float) -> Ran | Refused | Away:
+    async def _call(
+        self, handle: Any, arguments: tuple[Any, ...], number: int, give_up_s: float
+    ) -> Ran | Refused | Away:
         if self._closed:
             raise WorkerLost("the backend is closed")
-        response = handle.remote(*arguments)
+        response = handle.remote(*arguments, worker=number)
         waiting = asyncio.ensure_future(_result(response))
         self._calls.add(waiting)
         try:

@@ -14,7 +14,7 @@ from models.calibrate import Progress
 from models.manifest import LatencyProfile
 from models.repository import Artifact
 from serving.config import Settings
-from serving.core.workers import fair_share
+from serving.core.workers import own_workers
 from serving.engine import Engine, EngineError
 
 LOAD_TIMEOUT_S = 180.0
@@ -55,5 +55,6 @@ async def split_engine(handle: Any, settings: Settings, progress: Progress) -> E
     """An engine over the worker deployment, once it answers."""
     progress("waiting for the workers")
     await handle.ready.remote()
-    share = fair_share(settings.worker_replicas(), settings.engine.replicas)
-    return SplitEngine(handle, HandleBackend(handle, share))
+    # Which place is its own among the gateways is told by the first beat.
+    own = own_workers(settings.worker_replicas(), settings.engine.replicas, 0)
+    return SplitEngine(handle, HandleBackend(handle, own))

@@ -82,7 +82,14 @@ class Worker:
         self._shelf.release(model)
 
     async def run(
-        self, model: str, variant: str, inputs: Packed, budget_s: float, traceparent: str | None = None
+        self,
+        model: str,
+        variant: str,
+        inputs: Packed,
+        budget_s: float,
+        traceparent: str | None = None,
+        *,
+        worker: int = 0,  # noqa: ARG002  # read on the way here: `routing.Booked`
     ) -> Ran | Refused | Away:
         """One batch. A second one waits until the first is done. A remote variant goes on in the trace, if any."""
         TRACEPARENT.set(traceparent)
@@ -99,8 +106,8 @@ class Worker:
         self._load.busy_s += execution.service_s
         return Ran(pack(execution.outputs), execution.compute_s, execution.service_s)
 
-    async def hear(self, gateway: str, numbers: dict[str, float]) -> int:
-        """What a gateway is asked for; tells how many gateways there are."""
+    async def hear(self, gateway: str, numbers: dict[str, float]) -> tuple[int, int]:
+        """What a gateway is asked for; tells its place among the gateways, and how many there are."""
         return self._load.hear(gateway, numbers)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

@@ -249,15 +249,21 @@ class FleetEntry(_Strict):
     """Worker threads of each gateway when colocated; worker replicas in all when split."""
     gateways: Count = 1
     topology: Literal["colocated", "split"] = "colocated"
+    routing: Literal["own", "two-choices"] = "own"
+    """Where split gateways send batches: to workers of their own, as ours do, or to the less loaded of two drawn from
+    all, as Ray Serve's own router does.
+    """
     staleness_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 0.0
-    """Age of what one gateway knows of the batches that others sent to shared workers (split)."""
+    """Age of what one gateway knows of the batches that others sent (two choices)."""
     weights: dict[str, Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]] = Field(default_factory=dict)
     """What models may count on of the workers while all want them, as the setting `scheduler.weights`; else 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.staleness_ms and (self.topology == "colocated" or self.gateways == 1):
-            raise ValueError("staleness_ms needs topology = 'split' and gateways > 1: others know their workers")
+        if self.routing == "two-choices" and self.topology == "colocated":
+            raise ValueError("routing needs topology = 'split': colocated gateways have their workers inside")
+        if self.staleness_ms and (self.routing == "own" or self.gateways == 1):
+            raise ValueError("staleness_ms needs routing = 'two-choices' and gateways > 1: others know their workers")
         return self
 
     @property

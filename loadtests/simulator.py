@@ -4,9 +4,9 @@ Each gateway has the `Scheduler` of every model and the `Workers` it books, both
 `serving.dispatcher` drives them: what happens at one moment is handled before anything is decided, the models are
 asked in the order of their heads' deadlines until each waits, and timers are no shorter than the dispatcher's.
 
-Modelled besides: one batch at a time a worker; several gateways sending to the same workers, each knowing only what
-it sent itself (`simulation.pool.TwoChoices`); service times drawn from measurements, longer the more workers are
-busy; the gateway's own time, one thing at a time in its event loop.
+Modelled besides: one batch at a time a worker; several gateways in front of one pool of workers, each with workers of
+its own or all sending to any (`simulation.pool.TwoChoices`); service times drawn from measurements, longer the more
+workers are busy; the gateway's own time, one thing at a time in its event loop.
 
 Not modelled: the time decisions take (it is measured, and told); a batch that runs slower because another starts
 beside it; batches that are computed in the event loop itself; the order in which an overloaded event loop parses

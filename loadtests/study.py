@@ -92,7 +92,14 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[SeedResult, None, N
 def fleet_of(scenario: Scenario) -> Fleet:
     """What serves, as the simulator takes it."""
     entry = scenario.fleet
-    return Fleet(entry.workers, entry.gateways, entry.topology == "split", entry.staleness_ms / 1e3, entry.weights)
+    return Fleet(
+        entry.workers,
+        entry.gateways,
+        split=entry.topology == "split",
+        two_choices=entry.routing == "two-choices",
+        staleness_s=entry.staleness_ms / 1e3,
+        weights=entry.weights,
+    )
 
 
 def capacities(served: Sequence[Served], scenario: Scenario, batch_overhead_s: float) -> Mapping[str, float]:

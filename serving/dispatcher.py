@@ -49,6 +49,8 @@ class Answer:
     batch_rows: int
     started_s: float
     """When its batch was dispatched."""
+    begun_s: float
+    """When its worker was there for it: then too, or at the end of the batch before."""
     compute_s: float
     service_s: float
     predicted_s: float
@@ -233,7 +235,7 @@ class Dispatcher:
 
     async def _answer(self, lane: Lane, batch: Dispatch, worker: int, started_s: float) -> None:
         try:
-            service_s = await self._execute(lane, batch, batch.requests, started_s)
+            service_s = await self._execute(lane, batch, batch.requests, worker, started_s)
         except ModelFailed as error:
             failure = error
         except VariantUnavailable as error:
@@ -248,9 +250,11 @@ class Dispatcher:
             if kept_s is not None:
                 lane.scheduler.observe_hand_over(kept_s - service_s)
             return
-        await self._find_guilty(lane, batch, failure)
+        await self._find_guilty(lane, batch, worker, failure)
 
-    async def _execute(self, lane: Lane, batch: Dispatch, requests: Sequence[Request], started_s: float) -> float:
+    async def _execute(
+        self, lane: Lane, batch: Dispatch, requests: Sequence[Request], worker: int, started_s: float
+    ) -> float:
         """Run these requests of a batch and answer them; returns the time the model took, in seconds."""
         rows = [request.rows for request in requests]
         total = sum(rows)
@@ -266,7 +270,7 @@ class Dispatcher:
         merged_s = self._clock()
         try:
             async with asyncio.timeout(max(patience_s, batch.expected_s) + PATIENCE_S):
-                execution = await self._backend.run(lane.key, variant.name, inputs, budget_s)
+                execution = await self._backend.run(lane.key, variant.name, inputs, budget_s, worker)
         except TimeoutError as error:
             lost = VariantUnavailable if variant.elsewhere else WorkerLost
             raise lost("no result long after every deadline") from error
@@ -274,6 +278,7 @@ class Dispatcher:
             if trace is not None:
                 trace.end(merged_s, self._clock(), sys.exception())
         finished_s = self._clock()
+        begun_s = max(started_s, self.workers.since_s(worker))
         if variant.elsewhere:
             self._remotes[lane].succeeded(batch.variant)
         lane.count_batch(batch.variant, total, execution, finished_s, crowd)
@@ -285,6 +290,7 @@ class Dispatcher:
                 variant=batch.variant,
                 batch_rows=total,
                 started_s=started_s,
+                begun_s=begun_s,
                 compute_s=execution.compute_s,
                 service_s=execution.service_s,
                 predicted_s=batch.expected_s,
@@ -301,7 +307,7 @@ class Dispatcher:
         waiting = [request for request in requests if not request.payload.future.done()]
         _fail(lane.scheduler.give_back(waiting, variant), Unavailable(AWAY))
 
-    async def _find_guilty(self, lane: Lane, batch: Dispatch, failure: ModelFailed) -> None:
+    async def _find_guilty(self, lane: Lane, batch: Dispatch, worker: int, failure: ModelFailed) -> None:
         """The model failed on a batch: run each request alone, so that nobody pays for a neighbour's input."""
         for request in batch.requests:
             if request.payload.future.done():
@@ -309,7 +315,7 @@ class Dispatcher:
             try:
                 if len(batch.requests) == 1:
                     raise failure
-                await self._execute(lane, batch, [request], self._clock())
+                await self._execute(lane, batch, [request], worker, self._clock())
             except ModelFailed as refusal:
                 log.info("input refused by the model: %s", refusal, extra={"model": lane.key})
                 _fail([request], InputRefusedByModel("the model could not process this input"))

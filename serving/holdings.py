@@ -173,7 +173,10 @@ class Holdings:
                 continue  # asked by `serving.remotes`, in its own time
             for _ in range(WARM_UP_RUNS):
                 with contextlib.suppress(ModelFailed):  # random inputs need not make sense to every model
-                    runs = [backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S) for _ in range(at_once)]
+                    runs = [
+                        backend.run(lane.key, variant.name, inputs, WARM_UP_BUDGET_S, worker)
+                        for worker in range(at_once)
+                    ]
                     await asyncio.gather(*runs)
 
 

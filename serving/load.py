@@ -55,10 +55,14 @@ class WorkerLoad:
         self.busy_s = 0.0
         """Time spent on batches. Add to it."""
 
-    def hear(self, gateway: str, numbers: Mapping[str, float]) -> int:
-        """What a gateway is asked for; returns how many gateways there are."""
+    def hear(self, gateway: str, numbers: Mapping[str, float]) -> tuple[int, int]:
+        """What a gateway is asked for; returns its place among the gateways, and how many there are.
+
+        The place goes by the names: every worker that hears of the same gateways tells the same.
+        """
         self._told[gateway] = self._clock(), ReplicaSignals.read(numbers)
-        return len(self._living())
+        gateways = len(self._living())
+        return sorted(self._told).index(gateway), gateways
 
     def stats(self) -> dict[str, float]:
         """For the autoscaler: one worker, and what all gateways are asked for."""

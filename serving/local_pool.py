@@ -88,7 +88,14 @@ class LocalPool:
         """Whether the model's sessions are here."""
         return any(key[0] == model for key in self._sessions)
 
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+    async def run(
+        self,
+        model: str,
+        variant: str,
+        inputs: Tensors,
+        budget_s: float,
+        worker: int = 0,  # noqa: ARG002  # whichever thread is free takes it
+    ) -> Execution:
         """See `VariantBackend.run`. The thread of a remote variant is taken while it waits for the answer."""
         if self._closed:
             raise WorkerLost("the worker pool is closed")

@@ -62,9 +62,10 @@ class VariantBackend(Protocol):
         """Processor seconds a batch costs on its way, besides the model: what larger batches save."""
         ...
 
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
         """Run one batch of `model` ("name/version") on a variant.
 
+        `worker`, 0 to `workers` - 1, is the one it was booked on; a backend that sees which is free may use another.
         `budget_s` is the time left to the most patient deadline in the batch: past it, nobody needs the
         result. Raises `ModelFailed`, `VariantUnavailable`, or `WorkerLost` also when the result takes far
         longer than that. Cancelling the call gives up on the result.

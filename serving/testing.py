@@ -42,6 +42,7 @@ class FakeBatch:
     variant: str
     inputs: Tensors
     budget_s: float
+    worker: int
     context: Context
     """The context variables the call was made with."""
     _ended: asyncio.Future[float | None] = field(repr=False)
@@ -106,12 +107,12 @@ class FakeBackend:
         """The next batch that began, in order; waits for it."""
         return await self._begun.get()
 
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
         """See `VariantBackend.run`."""
         if self._closed:
             raise WorkerLost("the backend is closed")
         ended: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
-        batch = FakeBatch(model, variant, inputs, budget_s, copy_context(), ended)
+        batch = FakeBatch(model, variant, inputs, budget_s, worker, copy_context(), ended)
         self.batches.append(batch)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

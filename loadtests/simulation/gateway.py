@@ -11,7 +11,7 @@ from serving.core.demand import DemandOptions
 from serving.core.policies.registry import NamedPolicy
 from serving.core.scheduler import Scheduler, SchedulerOptions
 from serving.core.shares import Shares
-from serving.core.workers import Workers, fair_share
+from serving.core.workers import Workers, own_workers
 
 SPLIT_DEPTH = 2
 """Batches in flight a worker and gateway in the split topology, as its backend has it."""
@@ -26,14 +26,20 @@ class Gateway:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, schedulers: list[Scheduler], workers: Workers, pool: Pool, weights: Sequence[float] = ()
+        self,
+        number: int,
+        schedulers: list[Scheduler],
+        workers: Workers,
+        pool: Pool,
+        route: Booked | TwoChoices,
+        weights: Sequence[float] = (),
     ) -> None:
         self.number = number
         self.schedulers = schedulers
         self.eligibilities = [Eligibilities(scheduler) for scheduler in schedulers]
         self.workers = workers
         self.pool = pool
-        self.route: Booked | TwoChoices = Booked()
+        self.route = route
         self.due_s = inf
         """When its policies want to be asked again."""
         self.shares: Shares[int] = Shares()
@@ -67,17 +73,17 @@ def open_gateways(
     """The gateways of a fleet, each with a scheduler for every model. Raises `PolicyError`."""
     host = Host()
     shared = Pool(fleet.workers, host)
-    route = TwoChoices(fleet.gateways, fleet.workers, fleet.staleness_s, uniforms(seed, stream=2))
+    two_choices = TwoChoices(fleet.gateways, fleet.workers, fleet.staleness_s, uniforms(seed, stream=2))
+    weights = [fleet.weights.get(family.name, 1.0) for family in served]
     gateways = []
     for number in range(fleet.gateways):
         schedulers = open_schedulers(served, policy, assumptions)
-        share = fair_share(fleet.workers, fleet.gateways) if fleet.split else fleet.workers
-        workers = Workers(share, SPLIT_DEPTH if fleet.split else 1)
-        weights = [fleet.weights.get(family.name, 1.0) for family in served]
-        gateway = Gateway(number, schedulers, workers, shared if fleet.split else Pool(fleet.workers, host), weights)
         if fleet.split:
-            gateway.route = route
-        gateways.append(gateway)
+            own, depth, pool = own_workers(fleet.workers, fleet.gateways, number), SPLIT_DEPTH, shared
+        else:
+            own, depth, pool = range(fleet.workers), 1, Pool(fleet.workers, host)
+        route = two_choices if fleet.two_choices else Booked(own)
+        gateways.append(Gateway(number, schedulers, Workers(len(own), depth), pool, route, weights))
     return gateways
 
 

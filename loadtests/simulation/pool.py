@@ -59,18 +59,22 @@ class Pool:
 
 
 class Booked:
-    """Batches run where their gateway booked them: its workers are its own."""
+    """Batches run where their gateway booked them."""
+
+    def __init__(self, own: range) -> None:
+        """`own`: the numbers of the gateway's workers."""
+        self._own = own
 
     def choose(self, batch: Batch, now_s: float) -> int:  # noqa: ARG002  # the other way of routing needs the time
         """The worker for the batch."""
-        return batch.booked
+        return self._own[batch.booked]
 
     def returned(self, batch: Batch) -> None:
         """The batch is back at its gateway."""
 
 
 class TwoChoices:
-    """Batches go to the less loaded of two workers drawn at random, as Ray Serve's router sends them.
+    """Batches go to the less loaded of two workers drawn at random, as Ray Serve's own router would send them.
 
     A gateway knows its own batches exactly, and those of the others as they were up to `staleness_s` ago. The booking
     says how much may be in flight, not where it goes.

@@ -13,7 +13,7 @@ from typing import Any
 
 from loadtests.simulation.events import Simulation
 from loadtests.simulation.gateway import Gateway, open_schedulers
-from loadtests.simulation.pool import Host, Pool
+from loadtests.simulation.pool import Booked, Host, Pool
 from loadtests.simulation.records import Records
 from loadtests.simulation.scalers import Scaler, Sight
 from loadtests.simulation.served import Served
@@ -114,6 +114,7 @@ class ScalingSimulation(Simulation):
             open_schedulers(self._served, self._policy, self._assumptions, demand),
             Workers(self._fleet.workers),
             Pool(self._fleet.workers, Host()),
+            Booked(range(self._fleet.workers)),
             [self._fleet.weights.get(family.name, 1.0) for family in self._served],
         )
         self._gateways.append(gateway)

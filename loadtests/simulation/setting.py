@@ -14,6 +14,9 @@ class Fleet:
     """Of each gateway when colocated; in all when split."""
     gateways: int = 1
     split: bool = False
+    two_choices: bool = False
+    """Whether batches go to the less loaded of two workers, whoever they belong to, instead of where they were booked.
+    """
     staleness_s: float = 0.0
     """Age of what a gateway knows of the batches that others sent to shared workers."""
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """The fleet suite: one stream of requests on the same workers, behind few gateways and many.
 
-A gateway decides with what it knows. Colocated it knows its own workers, of which there are fewer the more gateways
-there are. Split, the workers are everybody's, and what the others sent is known late. What that costs is asked here, at
-rates that no machine of a developer bears.
+A gateway decides with what it knows. Where the workers are its own it knows all about them, but there are fewer the
+more gateways there are. Where they are everybody's, what the others sent is known late, if at all. What either costs is
+asked here, at rates that no machine of a developer bears.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ SIZES = ((1e5, 64), (1e6, 256))
 COLOCATED = (16, 2)
 """Workers of each gateway that has its own."""
 SPLIT = (1, 4, 16, 64)
-"""Gateways that share all workers."""
+"""Gateways in front of all workers."""
 STALENESS_MS = (0.0, 10.0)
-"""Age of what a gateway knows of the others' batches."""
+"""Age of what a gateway knows of the others' batches, where it sends to any worker."""
 BUDGETS, MOST = 10.0, 200_000
 """Latency budgets a run lasts, and the most requests it has."""
 
@@ -54,7 +54,9 @@ def _fleets(workers: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for own in COLOCATED:
         yield f"{workers // own} gateways of {own}", {"gateways": workers // own, "workers": own}
     for gateways in SPLIT:
+        split = {"topology": "split", "workers": workers, "gateways": gateways}
+        yield f"{gateways} over {workers}", split
         for staleness_ms in STALENESS_MS if gateways > 1 else STALENESS_MS[:1]:
-            name = f"{gateways} over {workers}" + (f", {staleness_ms:g} ms late" if staleness_ms else "")
-            shared = {"topology": "split", "workers": workers, "gateways": gateways, "staleness_ms": staleness_ms}
-            yield name, shared
+            late = f", {staleness_ms:g} ms late" if staleness_ms else ""
+            drawn = {"routing": "two-choices", "staleness_ms": staleness_ms}
+            yield f"{gateways} over {workers}, two choices{late}", split | drawn

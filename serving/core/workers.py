@@ -83,6 +83,10 @@ class Workers:
         self.in_flight += 1
         return number
 
+    def since_s(self, number: int) -> float:
+        """Since when this worker is kept by the batch that ends on it next: its start, or the end of the one before."""
+        return self._worker(number).since_s
+
     def kept_s(self, number: int, now_s: float) -> float | None:
         """How long the batch that ends on this worker has kept it, what comes besides the model included.
 
@@ -114,10 +118,11 @@ class Workers:
         )
 
 
-def fair_share(workers: int, gateways: int) -> int:
-    """How many of `workers` that several gateways share one of them should count on, at least one.
+def own_workers(workers: int, gateways: int, place: int) -> range:
+    """The numbers of the workers, out of `workers`, that are one gateway's own: the one at `place` among `gateways`.
 
-    None of them sees what the others send. Each planning with all workers, they promise the same time several
-    times over: with four gateways half of what was admitted came late.
+    None of them sees what the others send. Each planning with all workers, they promise the same time several times
+    over; each sending to any, their batches wait behind batches they do not know of. So every worker is one
+    gateway's, and only where there are fewer workers than gateways some share one.
     """
-    return max(1, -(-workers // gateways))
+    return range(place % workers, workers, gateways)

@@ -39,9 +39,9 @@ def by_numpy(variant: str, inputs: Tensors) -> Tensors:
 class HoldsSlowOnes(FakeBackend):
     """Its slow variant takes until somebody gives up or closes."""
 
-    async def run(self, model, variant, inputs, budget_s):  # type: ignore[no-untyped-def] # as in FakeBackend
+    async def run(self, model, variant, inputs, budget_s, worker=0):  # type: ignore[no-untyped-def] # as in FakeBackend
         self.hold = variant == SLOW
-        return await super().run(model, variant, inputs, budget_s)
+        return await super().run(model, variant, inputs, budget_s, worker)
 
 
 def fake(_: dict[tuple[str, str], Session]) -> VariantBackend:

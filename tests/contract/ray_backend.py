@@ -18,7 +18,7 @@ from models.session import Session
 from models.trace_context import TRACEPARENT
 from serving.config import Settings, load_settings
 from serving.ports import Execution, ModelFailed, Tensors, WorkerLost
-from tests.contract.backend_suite import AFFINE, PICKY, SLOW, TRIPLE, BackendSuite, Subject, batch
+from tests.contract.backend_suite import AFFINE, BUDGET_S, PICKY, SLOW, TRIPLE, BackendSuite, Subject, batch
 from tests.support import tiny_models
 
 APPLICATION = "contract"
@@ -72,13 +72,26 @@ async def subject(cluster: Cluster) -> AsyncIterator[Subject]:
     from deployments.app import WORKER
     from deployments.handles import HandleBackend
 
-    backend = HandleBackend(serve.get_deployment_handle(WORKER, app_name=APPLICATION), WORKERS)
+    backend = HandleBackend(serve.get_deployment_handle(WORKER, app_name=APPLICATION), range(WORKERS))
     yield Subject(backend, "tiny/1")
     await backend.close()
 
 
 class TestRayBackend(BackendSuite):
     """Worker replicas behind a handle."""
+
+    async def test_batches_wait_for_the_worker_they_were_booked_on_though_another_is_idle(
+        self, subject: Subject
+    ) -> None:
+        ended: list[str] = []
+
+        async def run(name: str, worker: int) -> None:
+            await subject.backend.run(subject.model, SLOW, batch(1), BUDGET_S, worker)
+            ended.append(name)
+
+        await asyncio.gather(run("first", 0), run("second", 0), run("third", 0), run("beside", 1))
+        assert set(ended[:2]) == {"first", "beside"}
+        assert ended[2:] == ["second", "third"]
 
     async def test_a_batch_above_the_limit_goes_by_reference(self, subject: Subject) -> None:
         from deployments.handles import BY_REFERENCE_BYTES
@@ -95,14 +108,16 @@ class ScriptedHandle:
         self._ends = list(ends)
         self.budgets_s: list[float] = []
         self.traced: list[tuple[str, ...]] = []
+        self.workers: list[int] = []
 
     def options(self, **_: object) -> "ScriptedHandle":
         return self
 
     def remote(
-        self, _model: str, _variant: str, _inputs: object, budget_s: float, *traced: str
+        self, _model: str, _variant: str, _inputs: object, budget_s: float, *traced: str, worker: int
     ) -> asyncio.Future[object]:
         self.budgets_s.append(budget_s)
+        self.workers.append(worker)
         self.traced.append(traced)
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         end = self._ends.pop(0)
@@ -122,7 +137,7 @@ class TestTraces:
         from deployments.worker import Ran
 
         handle = ScriptedHandle(Ran([], 0.1, 0.1))
-        backend = HandleBackend(handle, WORKERS)
+        backend = HandleBackend(handle, range(WORKERS))
         TRACEPARENT.set(traceparent)  # ends with the task of this test
         await backend.run("tiny/1", AFFINE, batch(1), 1.0)
         await backend.close()
@@ -156,7 +171,7 @@ class TestRetries:
     async def run(self, handle: ScriptedHandle, budget_s: float) -> object:
         from deployments.handles import HandleBackend
 
-        backend = HandleBackend(handle, WORKERS)
+        backend = HandleBackend(handle, range(WORKERS))
         try:
             return await backend.run("tiny/1", AFFINE, batch(1), budget_s)
         finally:
@@ -169,6 +184,7 @@ class TestRetries:
         assert await self.run(handle, 5.0) is not None
         assert len(handle.budgets_s) == 2
         assert handle.budgets_s[1] < handle.budgets_s[0] <= 5.0
+        assert handle.workers[0] != handle.workers[1]
 
     async def test_it_is_not_tried_a_third_time(self) -> None:
         handle = ScriptedHandle(*(ConnectionError("gone") for _ in range(3)))

@@ -79,7 +79,7 @@ class Proteus(HeadFirst):
             self._since_s, self._next_s = now_s, now_s + FIRST_SHARE * self._period_s
             self._allot(0.0, fleet)
             return
-        if now_s < self._next_s:
+        if now_s < self._next_s or now_s == self._since_s:
             return
         demand = (self._rows_left + queue.rows - self._rows_before) / (now_s - self._since_s)
         self._allot(max(0.0, demand), fleet)

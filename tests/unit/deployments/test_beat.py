@@ -17,7 +17,7 @@ LOAD = ReplicaSignals(2.0, 1.0, {"m": ModelSignals(10.0, 0.5, 0.5)})
 class Backend:
     """The part of a backend that a beat sets."""
 
-    workers = 4
+    own = range(4)
 
 
 class Handle:
@@ -40,33 +40,33 @@ class Handle:
         return answer
 
 
-async def test_a_beat_tells_the_load_and_learns_the_share() -> None:
-    handle, backend = Handle([2, 2, 1, RayActorError(), 2, 2]), Backend()
+async def test_a_beat_tells_the_load_and_learns_which_workers_are_its_own() -> None:
+    handle, backend = Handle([(1, 2), (1, 2), (0, 1), RayActorError(), (1, 2), (1, 2)]), Backend()
     beat = Beat(handle, backend, lambda: LOAD)  # type: ignore[arg-type]
     await handle.asked.wait()
     await asyncio.sleep(0)
-    assert backend.workers == 3, "five workers that answered, and two gateways"
+    assert list(backend.own) == [1, 3], "five workers answered, and it is the second of two gateways"
     method, _, numbers = handle.told[0]
     assert method == "hear"
     assert ReplicaSignals.read(numbers) == LOAD
     await beat.close()
 
 
-async def test_with_no_answer_the_share_stays() -> None:
+async def test_with_no_answer_the_workers_stay() -> None:
     handle, backend = Handle([RayActorError()]), Backend()
     beat = Beat(handle, backend, lambda: None)  # type: ignore[arg-type]
     await handle.asked.wait()
     await asyncio.sleep(0)
-    assert backend.workers == 4
+    assert backend.own == range(4)
     await beat.close()
 
 
 async def test_a_beat_that_fails_is_not_the_last() -> None:
-    handle, backend = Handle(RayActorError(), [1]), Backend()
+    handle, backend = Handle(RayActorError(), [(0, 1)]), Backend()
     beat = Beat(handle, backend, lambda: LOAD)  # type: ignore[arg-type]
     await handle.asked.wait()
     await asyncio.sleep(0)
     await beat.close()
     await beat.once()
-    assert backend.workers == 1
+    assert backend.own == range(1)
     assert len({gateway for _, gateway, _ in handle.told}) == 1

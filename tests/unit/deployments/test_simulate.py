@@ -144,4 +144,4 @@ def test_fleets_have_a_line_each(tmp_path: Path) -> None:
     assert code == 0, told
     names = [cell["cell"] for cell in json.loads(file.read_text())["cells"]]
     assert all(name in told for name in names)
-    assert "text 1e+06/s 64 over 256, 10 ms late" in names
+    assert "text 1e+06/s 64 over 256, two choices, 10 ms late" in names

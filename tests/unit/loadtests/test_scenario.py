@@ -139,7 +139,10 @@ def test_a_trace_lies_beside_the_scenario_unless_another_is_given(read, tmp_path
 
 @pytest.mark.parametrize(
     ("fleet", "workers"),
-    [("workers = 3\ngateways = 2", 6), ("workers = 3\ngateways = 2\ntopology = 'split'\nstaleness_ms = 5", 3)],
+    [
+        ("workers = 3\ngateways = 2", 6),
+        ("workers = 3\ngateways = 2\ntopology = 'split'\nrouting = 'two-choices'\nstaleness_ms = 5", 3),
+    ],
 )
 def test_workers_are_each_gateways_own_or_shared(read, fleet, workers):
     assert read(f"{PLAIN}[fleet]\n{fleet}\n").fleet.total_workers == workers
@@ -190,7 +193,8 @@ def swap(old, new, text=PLAIN):
             swap('[arrivals]\nkind = "poisson"\nrate = 100', ""),
             "[arrivals] is missing, and the classes without their own",
         ),
-        (PLAIN + "[fleet]\nstaleness_ms = 5", "fleet: staleness_ms needs topology = 'split'"),
+        (PLAIN + "[fleet]\nstaleness_ms = 5", "fleet: staleness_ms needs routing = 'two-choices'"),
+        (PLAIN + "[fleet]\nrouting = 'two-choices'", "fleet: routing needs topology = 'split'"),
         (swap("[[classes]]", "[classes]"), "classes: expected a list: [[...]] before each table"),
         (swap("rate = 100", "rate = 1\nphases = [3]"), "arrivals.phases[0]: expected a table, not 3"),
         (swap('[arrivals]\nkind = "poisson"\nrate = 100', "arrivals = 3"), "arrivals: 'kind' must be"),

@@ -77,7 +77,10 @@ def test_a_load_without_requests_is_told() -> None:
 
 
 def test_the_fleet_and_its_capacity_follow_the_scenario() -> None:
-    split = scenario(fleet={"workers": 4, "gateways": 2, "topology": "split", "staleness_ms": 5})
+    split = scenario(
+        fleet={"workers": 4, "gateways": 2, "topology": "split", "routing": "two-choices", "staleness_ms": 5}
+    )
     fleet = fleet_of(split)
-    assert (fleet.workers, fleet.gateways, fleet.split, fleet.staleness_s) == (4, 2, True, 0.005)
+    assert (fleet.workers, fleet.gateways, fleet.split, fleet.two_choices) == (4, 2, True, True)
+    assert fleet.staleness_s == 0.005
     assert capacities([TINY], split, 0.0)["tiny"] == pytest.approx(4000)

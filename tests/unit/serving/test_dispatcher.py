@@ -96,6 +96,24 @@ async def test_the_batch_is_told_the_most_patient_deadline(house: House) -> None
     batch.finish()
 
 
+async def test_the_backend_is_told_which_worker_a_batch_was_booked_on(make_house: MakeHouse) -> None:
+    house = make_house(FakeBackend(workers=2, hold=True))
+    futures = []
+    for tag in range(2):
+        futures.append(offer(house, tag)[1])
+        await house.settle()
+    first, second = house.backend.batches
+    assert {first.worker, second.worker} == {0, 1}
+    second.finish()
+    futures.append(offer(house, 2)[1])
+    await house.settle()
+    assert house.backend.batches[-1].worker == second.worker
+    for batch in house.backend.batches:
+        if not batch.ended:
+            batch.finish()
+    await asyncio.gather(*futures)
+
+
 async def test_no_more_batches_than_workers(make_house: MakeHouse) -> None:
     house = make_house(FakeBackend(workers=2, depth=2, hold=True))
     futures = []
@@ -261,7 +279,7 @@ async def test_a_model_without_rows_runs_one_request_at_a_time(make_house: MakeH
 
 
 class Broken(FakeBackend):
-    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+    async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
         raise RuntimeError("a secret detail")
 
 
@@ -288,8 +306,8 @@ async def test_a_worker_lost_while_the_guilty_one_is_searched(make_house: MakeHo
 
 async def test_what_the_model_took_is_learnt_and_waiting_for_locks_is_not(house: House) -> None:
     class WithLocks(FakeBackend):
-        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
-            execution = await super().run(model, variant, inputs, budget_s)
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
+            execution = await super().run(model, variant, inputs, budget_s, worker)
             return Execution(execution.outputs, 0.050, 0.010)
 
     house.dispatcher._backend = WithLocks()
@@ -299,8 +317,8 @@ async def test_what_the_model_took_is_learnt_and_waiting_for_locks_is_not(house:
 
 async def test_what_a_worker_is_kept_by_besides_the_model_is_learnt(make_house: MakeHouse) -> None:
     class Held(FakeBackend):
-        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
-            execution = await super().run(model, variant, inputs, budget_s)
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
+            execution = await super().run(model, variant, inputs, budget_s, worker)
             return Execution(execution.outputs, execution.compute_s, service_s=-0.010)
 
     learnt = []
@@ -325,9 +343,12 @@ async def test_a_worker_is_kept_by_the_batch_that_follows_from_the_end_of_the_on
     first.finish(0.001)
     await house.settle()
     assert house.lane.scheduler.hand_over_s == 0
+    began_s = house.clock()
     house.clock.advance(0.004)
     second.finish(0.001)
-    await asyncio.gather(*futures)
+    answers = await asyncio.gather(*futures)
+    assert [answer.begun_s for answer in answers] == [answers[0].started_s, began_s]
+    assert answers[1].started_s < began_s
     assert house.lane.scheduler.hand_over_s == pytest.approx(OVERHEAD_WEIGHT * OVERHEAD_STEP_S), "3 ms are far above 0"
 
 
@@ -350,7 +371,7 @@ async def test_a_defect_while_splitting_leaves_nobody_waiting(make_house: MakeHo
 
 async def test_a_defect_while_the_guilty_one_is_searched_leaves_nobody_waiting(make_house: MakeHouse) -> None:
     class BreaksAlone(FakeBackend):
-        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
             if len(inputs["tag"]) == 1:
                 raise RuntimeError("a defect")
             raise ModelFailed("one of these")

@@ -116,10 +116,10 @@ def test_a_worker_passes_on_what_the_living_gateways_say() -> None:
     clock = ManualClock(100.0)
     worker = WorkerLoad(1.0, clock)
     told = ReplicaSignals(9.0, 9.0, {"m": ModelSignals(10.0, 0.5, 0.5)}).flat()
-    assert worker.hear("one", told) == 1
+    assert worker.hear("one", told) == (0, 1)
     clock.advance(SILENT_S - 1)
-    assert worker.hear("two", told) == 2
-    assert worker.hear("one", told) == 2, "a gateway that speaks again is no other"
+    assert worker.hear("two", told) == (1, 2)
+    assert worker.hear("one", told) == (0, 2), "a gateway that speaks again is no other"
     worker.busy_s += 2.0
     stats = worker.stats()
     assert stats["relayed"] == 1.0
@@ -128,7 +128,7 @@ def test_a_worker_passes_on_what_the_living_gateways_say() -> None:
     assert 0.4 < signals.busy < 0.5, "two of four seconds, over a window of one"
     assert signals.models["m"].demand == 1.0
     clock.advance(SILENT_S + 0.1)
-    assert worker.hear("two", told) == 1
+    assert worker.hear("two", told) == (0, 1)
     assert ReplicaSignals.read(worker.stats()).models["m"].demand == 0.5
 
 

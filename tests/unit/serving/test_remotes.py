@@ -230,12 +230,12 @@ async def test_whatever_the_endpoint_does_each_request_ends_once(
     draw = random.Random(seed)
 
     class Moody(FakeBackend):
-        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float) -> Execution:
+        async def run(self, model: str, variant: str, inputs: Tensors, budget_s: float, worker: int = 0) -> Execution:
             for _ in range(draw.randrange(4)):
                 await asyncio.sleep(0)
             if variant == "cloud" and draw.random() < 0.6:
                 raise VariantUnavailable("no answer")
-            return await super().run(model, variant, inputs, budget_s)
+            return await super().run(model, variant, inputs, budget_s, worker)
 
     house = await house_of(make_house, Moody(workers=2))
     calls, left = [], set()

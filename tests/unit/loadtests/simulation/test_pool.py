@@ -17,8 +17,9 @@ def test_a_worker_runs_one_batch_at_a_time_in_the_order_they_came() -> None:
     assert pool.done(0) is None
 
 
-def test_colocated_batches_run_where_they_were_booked() -> None:
-    assert Booked().choose(batch(booked=3), 0.0) == 3
+def test_batches_run_on_the_worker_they_were_booked_on() -> None:
+    assert Booked(range(4)).choose(batch(booked=3), 0.0) == 3
+    assert Booked(range(1, 6, 2)).choose(batch(booked=2), 0.0) == 5
 
 
 def drawn(*numbers: float) -> Iterator[float]:

@@ -27,10 +27,12 @@ def test_what_the_others_sent_is_only_asked_where_there_are_others() -> None:
         assert not cell.noise
         assert expected_requests(cell.scenario, {}) == 500
         fleet: FleetEntry = cell.scenario.fleet
-        assert not fleet.staleness_ms or (fleet.topology, fleet.gateways > 1) == ("split", True)
+        assert not fleet.staleness_ms or (fleet.routing, fleet.gateways > 1) == ("two-choices", True)
 
 
-@pytest.mark.parametrize("where", ["4 gateways of 16", "32 gateways of 2", "1 over 64", "16 over 64, 10 ms late"])
+@pytest.mark.parametrize(
+    "where", ["4 gateways of 16", "32 gateways of 2", "1 over 64", "16 over 64", "16 over 64, two choices, 10 ms late"]
+)
 def test_with_workers_to_spare_small_gateways_answer_as_one_would(where: str) -> None:
     (found,) = (each for each in fleet_cells(TINY, 40.0, most=400) if each.name == f"tiny 1e+05/s {where}")
     calmer = found.scenario.model_copy(update={"arrivals": PoissonArrivals(kind="poisson", rate=2000.0)})

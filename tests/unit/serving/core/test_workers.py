@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.core.workers import Workers, fair_share
+from serving.core.workers import Workers, own_workers
 
 
 class Naive:
@@ -87,11 +87,14 @@ def test_more_batches_than_fit_are_our_own_bug() -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 50))
-def test_shares_cover_the_workers_and_nobody_counts_on_none(workers: int, gateways: int) -> None:
-    share = fair_share(workers, gateways)
-    assert share >= 1
-    assert share * gateways >= workers
-    assert (share - 1) * gateways < workers
+def test_every_worker_is_one_gateway_s_and_no_gateway_has_none(workers: int, gateways: int) -> None:
+    owned = [own_workers(workers, gateways, place) for place in range(gateways)]
+    assert {number for own in owned for number in own} == set(range(workers))
+    sizes = [len(own) for own in owned]
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+    if workers >= gateways:
+        assert sum(sizes) == workers
 
 
 @given(

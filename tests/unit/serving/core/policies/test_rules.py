@@ -164,6 +164,12 @@ class TestProteus:
         assert policy.shares[LARGE] < 1
         assert sum(policy.shares) == pytest.approx(1)
 
+    def test_a_period_too_short_for_the_clock_has_no_demand(self, latency: LatencyModel) -> None:
+        policy = Proteus(VIEWS, latency, 1e-18)
+        for _ in range(2):
+            policy.decide(1.0, queue_of(5, 1000), IDLE)
+        assert list(policy.shares) == [0, 0, 1]
+
     @pytest.mark.parametrize(
         ("price", "shares"),
         [
