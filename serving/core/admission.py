@@ -36,12 +36,15 @@ def admit(
     overhead_s: float,
     ratio: float,
     max_bytes: int,
+    caution_s: float = 0.0,
     hand_over_s: float = 0.0,
     door_s: float = 0.0,
 ) -> Admitted | Rejected:
     """Whether taking the request lets the cheapest plan keep every promise it could keep without it.
 
     The queue is bounded by work, not by count: by the seconds of service that the deadlines in it leave.
+    `caution_s` is what an answer's overhead may stray by: whoever has to wait is only taken with that much room. Filled
+    to the last moment, a queue that stays full would meet few of its promises.
     `door_s` is what reading a request takes before it stands here, on an idle gateway.
     Promises that got lost since they were made (service turned slower) do not speak against a newcomer, but are in its
     way: whoever has little chance left is served all the same. Counted as gone, each would let in another who is then
@@ -52,9 +55,10 @@ def admit(
     at = queue.position(request)
     waiting = queue.requests
     alike = queue.all_like(request)
+    careful_s = overhead_s + caution_s if waiting or min(free_at_s) > now_s else overhead_s
     if at == len(waiting) and at >= 2 * PLANNED:
         late_s = plan.late_behind(
-            queue, request, now_s, free_at_s, ratio=ratio, overhead_s=overhead_s, hand_over_s=hand_over_s, alike=alike
+            queue, request, now_s, free_at_s, ratio=ratio, overhead_s=careful_s, hand_over_s=hand_over_s, alike=alike
         )
         if late_s <= 0:
             return _ADMITTED
@@ -69,7 +73,7 @@ def admit(
             now_s,
             free_at_s,
             ratio=ratio,
-            overhead_s=overhead_s,
+            overhead_s=careful_s,
             hand_over_s=hand_over_s,
             alike=alike,
             backlog=work,

@@ -23,6 +23,11 @@ MIN_HORIZON_S = 1e-3
 OVERHEAD_WEIGHT = 0.05
 """Weight of the newest answer in the overhead: about the last twenty count."""
 OVERHEAD_STEP_S = 0.0005
+CAUTION = 2.0
+"""Mean deviations of the overhead that the door leaves room for, as a transport's time-out does (Jacobson, "Congestion
+Avoidance and Control", 1988, there four)."""
+MOST_CAUTION = 0.1
+"""Share of the horizon that this may take: short budgets have none to give away."""
 RELAX_AFTER_S = 0.25
 """Refusing for so long without a finished batch, the scheduler begins to doubt what made it refuse. Otherwise one
 bad moment could close the door for good: who refuses everything learns nothing."""
@@ -129,6 +134,8 @@ class Scheduler:
         self._door_s = 0.0
         """From receipt to the door, on an idle gateway: reading the request."""
         self.overhead_s = 0.0
+        self._overhead_spread_s = 0.0
+        """Mean deviation of it."""
         self.hand_over_s = self.options.batch_overhead_s
         """Worker time a batch takes besides the model, until the gateway has seen its end and sends the next.
 
@@ -161,6 +168,7 @@ class Scheduler:
             self._closed = None
             self.latency.relax()
             self.overhead_s /= 2
+            self._overhead_spread_s /= 2
 
     def refusing(self, now_s: float) -> bool:
         """Whether a request has been refused a moment ago."""
@@ -309,7 +317,9 @@ class Scheduler:
         A single stall (a collection, a preemption) may not close the door to tight budgets: what is far
         above the usual counts as a step above it.
         """
-        self.overhead_s += OVERHEAD_WEIGHT * self._step_s(seconds, self.overhead_s)
+        step_s = self._step_s(seconds, self.overhead_s)
+        self._overhead_spread_s += OVERHEAD_WEIGHT * (abs(step_s) - self._overhead_spread_s)
+        self.overhead_s += OVERHEAD_WEIGHT * step_s
 
     def observe_hand_over(self, seconds: float) -> None:
         """Learn how long a worker was kept by a batch besides the model; as cautiously as the overhead.
@@ -353,6 +363,7 @@ class Scheduler:
             plan=self._plan,
             free_at_s=free_at_s,
             overhead_s=self.overhead_s,
+            caution_s=min(CAUTION * self._overhead_spread_s, MOST_CAUTION * self._horizon_s),
             hand_over_s=self.hand_over_s,
             door_s=self._door_s,
             ratio=self.latency.quantile_ratio(self.options.plan_quantile),

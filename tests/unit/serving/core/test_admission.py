@@ -21,6 +21,7 @@ def door(
     now_s: float = 0.0,
     free_at_s: Sequence[float] = (0.0,),
     overhead_s: float = 0.0,
+    caution_s: float = 0.0,
     door_s: float = 0.0,
     ratio: float = 1.0,
     max_bytes: int = 1000,
@@ -37,6 +38,7 @@ def door(
         plan=plan,
         free_at_s=free_at_s,
         overhead_s=overhead_s,
+        caution_s=caution_s,
         door_s=door_s,
         ratio=ratio,
         max_bytes=max_bytes,
@@ -47,6 +49,18 @@ def test_an_idle_gateway_takes_what_just_fits() -> None:
     assert door(request(2, ANY)) == Admitted()
     assert door(request(2.5, ANY), overhead_s=0.0005) == Admitted()
     assert door(request(2.5, ANY), ratio=1.25) == Admitted()
+
+
+def test_whoever_has_to_wait_needs_room_for_what_an_overhead_may_stray_by() -> None:
+    assert door(request(2, ANY), caution_s=0.001) == Admitted(), "nobody is before it"
+    assert door(request(4, ANY), free_at_s=(0.002,)) == Admitted()
+    assert door(request(5, ANY), free_at_s=(0.002,), caution_s=0.001) == Admitted()
+    for verdict in (
+        door(request(4.5, ANY), free_at_s=(0.002,), caution_s=0.001),
+        door(request(4.5, ANY), request(2, ANY), caution_s=0.001),
+    ):
+        assert isinstance(verdict, Rejected)
+        assert verdict.cause == "work"
 
 
 @pytest.mark.parametrize("stricter", [{"overhead_s": 0.0001}, {"ratio": 1.01}, {"door_s": 0.0001, "now_s": 0.0001}])

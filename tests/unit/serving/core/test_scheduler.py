@@ -122,6 +122,19 @@ def test_workers_that_wait_for_their_next_batch_leave_less_room() -> None:
     assert let_in[0] > 1.5 * let_in[1] > 0, let_in
 
 
+def test_an_erratic_overhead_leaves_more_room_behind_others_and_a_steady_one_does_not() -> None:
+    def taken(*overheads_s: float) -> int:
+        scheduler = scheduler_of(small_and_large(), exact=True)
+        for overhead_s in overheads_s * 200:
+            scheduler.observe_overhead(overhead_s)
+        scheduler.overhead_s = 0.001
+        asked = [request(100, BOTH) for _ in range(200)]
+        return sum(isinstance(scheduler.offer(each, 0.0, NOW), Admitted) for each in asked)
+
+    steady, erratic, wild = taken(0.001), taken(0.0, 0.002), taken(0.0, 1.0)
+    assert steady > erratic > wild > 0.85 * steady, "never more than a tenth of the budget"
+
+
 def test_the_arrival_rate_converges_and_fades() -> None:
     scheduler, policy = scripted()
     at_s = 0.0
