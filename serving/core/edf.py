@@ -101,7 +101,8 @@ class EdfQueue:
             return False
         self.edits += 1
         at = bisect_left(self._keys, key)
-        self._forget(request, self._works_s[at])
+        self._forget((request.eligibility, request.group), 1)
+        self._leave(request.rows, request.size_bytes, self._works_s[at])
         del self._keys[at]
         del self._requests[at]
         del self._works_s[at]
@@ -113,9 +114,16 @@ class EdfQueue:
         count = len(taken)
         if taken == self._requests[:count]:
             self.edits += 1
-            for request, work_s in zip(taken, self._works_s, strict=False):
+            kinds = Counter([(request.eligibility, request.group) for request in taken])
+            for kind, gone in kinds.items():
+                self._forget(kind, gone)
+            for request in taken:
                 del self._key_of[request]
-                self._forget(request, work_s)
+            self._leave(
+                sum([request.rows for request in taken]),
+                sum([request.size_bytes for request in taken]),
+                sum(self._works_s[:count]),
+            )
             del self._keys[:count]
             del self._requests[:count]
             del self._works_s[:count]
@@ -123,12 +131,15 @@ class EdfQueue:
         for request in taken:
             self.remove(request)
 
-    def _forget(self, request: Request, work_s: float) -> None:
-        kind = (request.eligibility, request.group)
-        self._classes[kind] -= 1
-        if not self._classes[kind]:
+    def _forget(self, kind: tuple[Eligibility, object], gone: int) -> None:
+        left = self._classes[kind] - gone
+        if left:
+            self._classes[kind] = left
+        else:
             del self._classes[kind]
-        self.rows -= request.rows
-        self.size_bytes -= request.size_bytes
+
+    def _leave(self, rows: int, size_bytes: int, work_s: float) -> None:
+        self.rows -= rows
+        self.size_bytes -= size_bytes
         # What rounding leaves behind must not add up.
         self.work_s = self.work_s - work_s if self.rows else 0.0

@@ -7,10 +7,11 @@ keep anyway: that screen is what holds attainment near 1 close to capacity, wher
 head's slack on a large variant while the queue behind it grows.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import accumulate, islice
+from itertools import accumulate
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
@@ -92,6 +93,7 @@ class LookAhead:
         self._latency = latency
         self._settings = settings or LookAheadSettings()
         self._plan = FallbackPlan(latency, [v.knee_rows for v in variants])
+        self._most_rows = max(v.knee_rows for v in variants)
         self._values: dict[int, CapacityValue] = {}
         self._value_for_s = 0.0
         self._value_with_s = 0.0
@@ -158,10 +160,10 @@ class LookAhead:
             return -round(score, 9), rows > share_rows, -worth, spent_s / rows, variant.index, count, candidate
 
         ranked = []
+        head = _Head(queue, self._most_rows)
         for variant in self._variants:
-            members = self._members(queue, variant)
+            members, sizes = head.batch(variant)
             if members:
-                sizes = list(accumulate(request.rows for request in members))
                 ranked += [rated(variant, members, sizes, n) for n in {len(members), min(share, len(members))}]
         ranked += [
             rated(c.variant, c.members, c.sizes, count)
@@ -187,27 +189,6 @@ class LookAhead:
                 half = rated(candidate.variant, candidate.members, candidate.sizes, candidate.count // 2)
                 heappush(ranked, half)
         return planned
-
-    @staticmethod
-    def _members(queue: EdfQueue, variant: VariantView) -> Sequence[Request]:
-        """The first requests in deadline order that may form a batch on this variant, up to its knee."""
-        if queue.alike:
-            return queue.requests[: variant.knee_rows] if queue.head.eligibility.mask >> variant.index & 1 else ()
-        members: list[Request] = []
-        rows, bit, knee = 0, 1 << variant.index, variant.knee_rows
-        for request in islice(queue.requests, WINDOW):
-            if not request.eligibility.mask & bit:
-                continue
-            if members:
-                if rows + request.rows > knee:
-                    break
-                if request.group != members[0].group:
-                    continue
-            members.append(request)
-            rows += request.rows
-            if rows >= knee:
-                break
-        return members
 
     def _gain(
         self, members: Sequence[Request], count: int, rows: int, expected_s: float, slack_s: float
@@ -279,10 +260,10 @@ class LookAhead:
 
     def _planned(self, queue: EdfQueue, start_s: float, ratio: float, fleet: FleetSnapshot) -> _Candidate:
         """The fallback plan's own next batch."""
-        count, _ = self._plan.first_batch(queue.requests, 0, start_s, ratio, fleet.overhead_s)
+        count, _ = self._plan.first_batch(queue.requests, 0, start_s, ratio, fleet.overhead_s, queue.alike)
         members = queue.requests[:count]
         variant = self._variants[members[0].eligibility.variants[0]]
-        sizes = list(accumulate(request.rows for request in members))
+        sizes = range(1, count + 1) if queue.alike else list(accumulate(request.rows for request in members))
         expected_s = self._latency.mean_s(variant.index, sizes[-1])
         return _Candidate(variant, members, sizes, count, expected_s, certain=False)
 
@@ -307,6 +288,55 @@ class _Outlook:
     def value(self, taken: int, expected_s: float) -> float:
         """Most accuracy that the other rows can get when `taken` rows keep a worker busy for `expected_s`."""
         return self.hull.of(self.rows - taken, (self.open_s * self.share - expected_s) / self.slowdown)
+
+
+class _Head:
+    """The requests at the head of a queue, and the batches that variants may form of them."""
+
+    def __init__(self, queue: EdfQueue, most_rows: int) -> None:
+        """`most_rows`: of any variant's batch."""
+        self._queue = queue
+        self._most_rows = most_rows
+        window = () if queue.alike else queue.requests[:WINDOW]
+        self._window = [(request, request.eligibility.mask) for request in window]
+        self._masks = {mask for _, mask in self._window}
+        self._found: dict[tuple[int, ...], tuple[Sequence[Request], Sequence[int]]] = {}
+        """What was found already, by which of the masks allow the variant: few differ in that."""
+
+    def batch(self, variant: VariantView) -> tuple[Sequence[Request], Sequence[int]]:
+        """The first requests in deadline order that may form a batch on this variant, up to its knee, and how many rows
+        the first one has, the first two, ...
+        """
+        at, knee = variant.index, variant.knee_rows
+        if self._queue.alike:
+            alike = self._queue.requests[:knee] if self._queue.head.eligibility.mask >> at & 1 else ()
+            return alike, range(1, len(alike) + 1)
+        kind = tuple([mask >> at & 1 for mask in self._masks])
+        found = self._found.get(kind)
+        if found is None:
+            found = self._found[kind] = self._members(1 << at)
+        members, sizes = found
+        count = bisect_right(sizes, knee) or 1
+        return members[:count], sizes[:count]
+
+    def _members(self, bit: int) -> tuple[Sequence[Request], Sequence[int]]:
+        """Those who may be served together by a variant, and by others with larger batches."""
+        members: list[Request] = []
+        sizes: list[int] = []
+        rows, group = 0, None
+        for request, mask in self._window:
+            if not mask & bit:
+                continue
+            if not members:
+                group = request.group
+            elif request.group != group:
+                continue
+            elif rows + request.rows > self._most_rows:
+                break
+            members.append(request)
+            rows += request.rows
+            sizes.append(rows)
+        return members, sizes
 
 
 class _Screen:
@@ -379,10 +409,11 @@ class _Screen:
         requests, works_s, count = self._queue.requests, self._backlog.works_s, len(members)
         if members[-1] is requests[count - 1]:
             return requests[count:], Backlog(works_s[count:], self._backlog.longest_s)
-        gone = set(map(id, members))
-        stay = [at for at, request in enumerate(requests[:WINDOW]) if id(request) not in gone]
-        behind = [*(requests[at] for at in stay), *requests[WINDOW:]]
-        return behind, Backlog([*(works_s[at] for at in stay), *works_s[WINDOW:]], self._backlog.longest_s)
+        gone = set(members)
+        behind, works_left_s = list(requests), list(works_s)
+        for at in reversed([at for at, request in enumerate(requests[:WINDOW]) if request in gone]):
+            del behind[at], works_left_s[at]
+        return behind, Backlog(works_left_s, self._backlog.longest_s)
 
 
 def _halves(count: int) -> Iterator[int]:

@@ -270,21 +270,23 @@ class FallbackPlan:
         total = len(requests)
         stride = max(CHECKPOINT, (total - at) // MOST_CHECKPOINTS)
         # What may be wasted: a last batch that is not full, and workers that idle while another ends.
-        need_s = stretch * backlog.longest_s * workers
+        waste_s = backlog.longest_s * workers
+        need_s = stretch * waste_s
         work_s = sum(works_s[:at])
         missed, late_s, last = 0, 0.0, False
         for start in range(at, total, stride):
-            end = min(start + stride, total)
-            part_s = sum(works_s[start:end])
+            part_s = sum(works_s[start : start + stride])
             need_s += stretch * part_s
-            work_s += part_s
             due_s = requests[start].deadline_s - overhead_s
             while open_ < workers and free[open_] < due_s:
                 opened_s += free[open_]
                 open_ += 1
-            stray_s = spread * sqrt(work_s * backlog.longest_s * workers)
-            short_s = need_s + stray_s - (open_ * due_s - opened_s)
+            short_s = need_s - (open_ * due_s - opened_s)
+            if spread:
+                work_s += part_s
+                short_s += spread * sqrt(work_s * waste_s)
             if short_s > TOLERANCE_S:
+                end = min(start + stride, total)
                 missed, late_s, last = missed + end - start, max(late_s, short_s / workers), end == total
         return Misses(missed, late_s, last) if missed else NO_MISSES
 
