@@ -49,8 +49,6 @@ class Answer:
     batch_rows: int
     started_s: float
     """When its batch was dispatched."""
-    begun_s: float
-    """When its worker was there for it: then too, or at the end of the batch before."""
     compute_s: float
     service_s: float
     predicted_s: float
@@ -278,7 +276,6 @@ class Dispatcher:
             if trace is not None:
                 trace.end(merged_s, self._clock(), sys.exception())
         finished_s = self._clock()
-        begun_s = max(started_s, self.workers.since_s(worker))
         if variant.elsewhere:
             self._remotes[lane].succeeded(batch.variant)
         lane.count_batch(batch.variant, total, execution, finished_s, crowd)
@@ -290,7 +287,6 @@ class Dispatcher:
                 variant=batch.variant,
                 batch_rows=total,
                 started_s=started_s,
-                begun_s=begun_s,
                 compute_s=execution.compute_s,
                 service_s=execution.service_s,
                 predicted_s=batch.expected_s,

@@ -221,7 +221,9 @@ class Gateway:
         queue_s = max(0.0, answer.started_s - request.arrival_s)
         met = now_s <= request.deadline_s
         lane.scheduler.ended(request, variant.index if met else None)
-        lane.scheduler.observe_overhead(now_s - answer.begun_s - answer.service_s)
+        # Where a batch waits at its worker for the one before, that wait is in here too, though the plan knows of it:
+        # a choice for a start that is far off has to leave more room.
+        lane.scheduler.observe_overhead(now_s - answer.started_s - answer.service_s)
         done = Done(request.rows, variant, reason, now_s - request.arrival_s, queue_s)
         lane.count_answer(done, met=met)
         trace: Trace | None = request.payload.trace

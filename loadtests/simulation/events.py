@@ -247,7 +247,7 @@ class Simulation:
         self.ended_s = now_s
         scheduler = gateway.schedulers[batch.model]
         scheduler.observe(batch.variant, batch.rows, batch.service_s, now_s, crowd=batch.crowd)
-        begun_s, kept_s = gateway.workers.since_s(batch.booked), gateway.workers.kept_s(batch.booked, now_s)
+        kept_s = gateway.workers.kept_s(batch.booked, now_s)
         if kept_s is not None:
             scheduler.observe_hand_over(kept_s - batch.service_s)
         gateway.workers.finish(batch.booked, now_s)
@@ -255,7 +255,7 @@ class Simulation:
         self._moved[gateway] = None
         records, render_s = self.records, self._render_s
         records.ran(batch)
-        spent_s = begun_s + batch.service_s
+        spent_s = batch.decided_s + batch.service_s
         answered_s = max(now_s, gateway.loop_free_s) if render_s else now_s
         for request in batch.requests:
             answered_s += render_s

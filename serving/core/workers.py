@@ -83,10 +83,6 @@ class Workers:
         self.in_flight += 1
         return number
 
-    def since_s(self, number: int) -> float:
-        """Since when this worker is kept by the batch that ends on it next: its start, or the end of the one before."""
-        return self._worker(number).since_s
-
     def kept_s(self, number: int, now_s: float) -> float | None:
         """How long the batch that ends on this worker has kept it, what comes besides the model included.
 

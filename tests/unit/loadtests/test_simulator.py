@@ -126,7 +126,7 @@ class TestGateways:
             fleet = Fleet(workers=4, gateways=gateways, split=True, two_choices=two_choices)
             return simulate(asked, [TINY], fleet, named_policy("look-ahead"), assumptions=EXACT).metrics().attainment
 
-        assert share(two_choices=False) > 0.999
+        assert share(two_choices=False) > 0.985
         assert share(two_choices=True) < 0.97, "batches wait behind others that nobody counted on"
 
     def test_the_way_to_a_worker_and_back_takes_time(self) -> None:

@@ -343,12 +343,9 @@ async def test_a_worker_is_kept_by_the_batch_that_follows_from_the_end_of_the_on
     first.finish(0.001)
     await house.settle()
     assert house.lane.scheduler.hand_over_s == 0
-    began_s = house.clock()
     house.clock.advance(0.004)
     second.finish(0.001)
-    answers = await asyncio.gather(*futures)
-    assert [answer.begun_s for answer in answers] == [answers[0].started_s, began_s]
-    assert answers[1].started_s < began_s
+    await asyncio.gather(*futures)
     assert house.lane.scheduler.hand_over_s == pytest.approx(OVERHEAD_WEIGHT * OVERHEAD_STEP_S), "3 ms are far above 0"
 
 
