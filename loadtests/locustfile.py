@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
+from gevent.hub import Hub
 from locust import User, events
 from locust.env import Environment
 
@@ -18,6 +19,9 @@ from loadtests.scenario import ScenarioError
 from loadtests.shapes import ScenarioShape
 
 __all__ = ["ScenarioShape", "ScenarioUser"]
+
+# Ctrl-C may fall into any greenlet. It stops the run from there as well, and nobody wants to see where it fell.
+Hub.NOT_ERROR = (*Hub.NOT_ERROR, KeyboardInterrupt)
 
 
 class ScenarioUser(User):

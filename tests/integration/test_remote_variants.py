@@ -188,5 +188,5 @@ def test_the_same_again_is_given_from_memory(start: Start) -> None:
     stats = httpx.get(f"{server.url}/v2/models/scale/stats", timeout=60).json()["model_stats"][0]["inference_stats"]
     assert (stats["cache_hit"]["count"], stats["cache_miss"]["count"]) == (1, 3)
     assert stats["success"]["count"] == 4
-    assert server.metric("gearshift_cache_bytes", model="scale") > 0
+    eventually("its size is told", lambda: server.metric("gearshift_cache_bytes", model="scale") > 0)
     assert server.metric("gearshift_cache_bytes", model="fashion") == 0
