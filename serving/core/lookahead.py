@@ -7,7 +7,6 @@ keep anyway: that screen is what holds attainment near 1 close to capacity, wher
 head's slack on a large variant while the queue behind it grows.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -15,6 +14,7 @@ from itertools import accumulate
 
 from serving.core.edf import EdfQueue
 from serving.core.fleet import FleetSnapshot, VariantView
+from serving.core.head import WINDOW, Head
 from serving.core.hull import CapacityValue
 from serving.core.latency import LatencyModel
 from serving.core.plan import NO_MISSES, TOLERANCE_S, Backlog, FallbackPlan
@@ -33,8 +33,6 @@ CALM_PRICE, BUSY_PRICE = 0.8, 0.95
 batches that fill, and takes for granted that somebody will use it. A batch at hand is never quite as cheap: at full
 price the cheapest variant would always look a little better, and the time it saves would never be spent. What this
 spends too much, the screen sees."""
-WINDOW = 96
-"""Requests at the head among which a batch finds its members."""
 MOST_SCREENED = 6
 """Candidates that are checked against the plan before its own next batch is taken."""
 SHORT_QUEUE = 6
@@ -160,7 +158,7 @@ class LookAhead:
             return -round(score, 9), rows > share_rows, -worth, spent_s / rows, variant.index, count, candidate
 
         ranked = []
-        head = _Head(queue, self._most_rows)
+        head = Head(queue, self._most_rows)
         for variant in self._variants:
             members, sizes = head.batch(variant)
             if members:
@@ -288,55 +286,6 @@ class _Outlook:
     def value(self, taken: int, expected_s: float) -> float:
         """Most accuracy that the other rows can get when `taken` rows keep a worker busy for `expected_s`."""
         return self.hull.of(self.rows - taken, (self.open_s * self.share - expected_s) / self.slowdown)
-
-
-class _Head:
-    """The requests at the head of a queue, and the batches that variants may form of them."""
-
-    def __init__(self, queue: EdfQueue, most_rows: int) -> None:
-        """`most_rows`: of any variant's batch."""
-        self._queue = queue
-        self._most_rows = most_rows
-        window = () if queue.alike else queue.requests[:WINDOW]
-        self._window = [(request, request.eligibility.mask) for request in window]
-        self._masks = {mask for _, mask in self._window}
-        self._found: dict[tuple[int, ...], tuple[Sequence[Request], Sequence[int]]] = {}
-        """What was found already, by which of the masks allow the variant: few differ in that."""
-
-    def batch(self, variant: VariantView) -> tuple[Sequence[Request], Sequence[int]]:
-        """The first requests in deadline order that may form a batch on this variant, up to its knee, and how many rows
-        the first one has, the first two, ...
-        """
-        at, knee = variant.index, variant.knee_rows
-        if self._queue.alike:
-            alike = self._queue.requests[:knee] if self._queue.head.eligibility.mask >> at & 1 else ()
-            return alike, range(1, len(alike) + 1)
-        kind = tuple([mask >> at & 1 for mask in self._masks])
-        found = self._found.get(kind)
-        if found is None:
-            found = self._found[kind] = self._members(1 << at)
-        members, sizes = found
-        count = bisect_right(sizes, knee) or 1
-        return members[:count], sizes[:count]
-
-    def _members(self, bit: int) -> tuple[Sequence[Request], Sequence[int]]:
-        """Those who may be served together by a variant, and by others with larger batches."""
-        members: list[Request] = []
-        sizes: list[int] = []
-        rows, group = 0, None
-        for request, mask in self._window:
-            if not mask & bit:
-                continue
-            if not members:
-                group = request.group
-            elif request.group != group:
-                continue
-            elif rows + request.rows > self._most_rows:
-                break
-            members.append(request)
-            rows += request.rows
-            sizes.append(rows)
-        return members, sizes
 
 
 class _Screen:

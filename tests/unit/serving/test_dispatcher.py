@@ -33,6 +33,15 @@ def offer(house: House, *tags: int, latency_s: float = 1.0) -> tuple[Request, as
     return new, future
 
 
+async def offered(house: House, count: int) -> list[asyncio.Future[Answer]]:
+    """So many requests, one after the other has been looked at."""
+    futures = []
+    for tag in range(count):
+        futures.append(offer(house, tag)[1])
+        await house.settle()
+    return futures
+
+
 async def ends_of(house: House, *calls: asyncio.Task[Result]) -> list[Result | BaseException]:
     """How these calls ended; fails, instead of waiting, when one has not."""
     await house.settle()
@@ -98,10 +107,7 @@ async def test_the_batch_is_told_the_most_patient_deadline(house: House) -> None
 
 async def test_the_backend_is_told_which_worker_a_batch_was_booked_on(make_house: MakeHouse) -> None:
     house = make_house(FakeBackend(workers=2, hold=True))
-    futures = []
-    for tag in range(2):
-        futures.append(offer(house, tag)[1])
-        await house.settle()
+    futures = await offered(house, 2)
     first, second = house.backend.batches
     assert {first.worker, second.worker} == {0, 1}
     second.finish()
@@ -116,10 +122,7 @@ async def test_the_backend_is_told_which_worker_a_batch_was_booked_on(make_house
 
 async def test_no_more_batches_than_workers(make_house: MakeHouse) -> None:
     house = make_house(FakeBackend(workers=2, depth=2, hold=True))
-    futures = []
-    for tag in range(12):
-        futures.append(offer(house, tag)[1])
-        await house.settle()
+    futures = await offered(house, 12)
     assert house.backend.running == house.dispatcher.workers.in_flight == 4
     house.backend.hold = False
     for batch in list(house.backend.batches):
@@ -334,10 +337,7 @@ async def test_a_worker_is_kept_by_the_batch_that_follows_from_the_end_of_the_on
     make_house: MakeHouse,
 ) -> None:
     house = make_house(FakeBackend(depth=2, hold=True))
-    futures = []
-    for tag in range(2):
-        futures.append(offer(house, tag)[1])
-        await house.settle()
+    futures = await offered(house, 2)
     first, second = house.backend.batches
     house.clock.advance(0.004)
     first.finish(0.001)
